@@ -1,0 +1,7 @@
+#include <stdio.h>
+
+int main(void)
+{
+    fprintf(stderr, "freezepoint: no command yet\n");
+    return 2;
+}
