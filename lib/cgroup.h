@@ -1,0 +1,55 @@
+/*
+ * The cgroup v2 hierarchy: finding it, a group for each job, its freezer.
+ *
+ * A group is named by an absolute path in the file system and used through a
+ * directory descriptor, so that a renamed mount cannot lead elsewhere.
+ * Reference: Documentation/admin-guide/cgroup-v2.rst, "Core Interface Files".
+ */
+#ifndef FREEZEPOINT_CGROUP_H
+#define FREEZEPOINT_CGROUP_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "lib/err.h"
+
+struct cgroup {
+    char path[PATH_MAX]; /* <mount>/freezepoint/NAME */
+    int fd;              /* O_PATH-like directory descriptor, CLOEXEC; -1: none */
+};
+
+/* Where cgroup v2 is mounted, from /proc/self/mountinfo (the mount with the
+ * whole hierarchy is preferred).  ERR_LACK where there is none. */
+int cgroup_find_mount(char *path, size_t size, struct err *err);
+
+/* Makes <mount>/freezepoint/NAME (EEXIST passes through where it exists and
+ * holds processes; an empty left-over is taken).  cgroup_release() closes only. */
+int cgroup_make(const char *name, struct cgroup *out, struct err *err);
+void cgroup_release(struct cgroup *group);
+
+/* Removes the group and groups below it, then the freezepoint directory if it
+ * became empty.  EBUSY while processes are in it (waits a little for zombies
+ * that are about to go). */
+int cgroup_remove(const char *path, struct err *err);
+
+/* Writes cgroup.freeze and waits until cgroup.events says so, at most
+ * timeout_ms.  Split in two for callers that must do something in between. */
+int cgroup_set_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err);
+int cgroup_write_freeze(int group_fd, bool frozen, struct err *err);
+int cgroup_wait_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err);
+
+/* 1: has live processes, 0: empty, or -errno. */
+int cgroup_populated(int group_fd);
+
+/* The processes of the group and of groups below it, in this process's pid
+ * namespace.  *pids is malloc'ed.  Returns the count or -errno. */
+ssize_t cgroup_processes(int group_fd, pid_t **pids, struct err *err);
+
+/* SIGKILL for everything in it: cgroup.kill (5.14+). */
+int cgroup_kill(int group_fd, struct err *err);
+
+/* Opens cgroup.events for poll(POLLPRI); the caller's.  -errno on failure. */
+int cgroup_open_events(int group_fd);
+
+#endif

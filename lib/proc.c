@@ -1,0 +1,191 @@
+#include "lib/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+
+static void parse_status_line(const char *line, struct proc_info *out)
+{
+    unsigned long long number;
+    if (sscanf(line, "Name: %16[^\n]", out->comm) == 1)
+        return;
+    if (sscanf(line, "State: %c", &out->state) == 1)
+        return;
+    if (sscanf(line, "PPid: %d", &out->parent) == 1)
+        return;
+    if (sscanf(line, "Threads: %u", &out->threads) == 1)
+        return;
+    if (sscanf(line, "VmRSS: %llu", &number) == 1)
+        out->rss_bytes = number * 1024;
+    if (!strncmp(line, "NSpid:", 6)) {
+        const char *last = strrchr(line, '\t');
+        out->inner_pid = last ? atoi(last + 1) : out->pid;
+    }
+}
+
+int proc_read(pid_t pid, struct proc_info *out, struct err *err)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/status", pid);
+    _cleanup_fclose_ FILE *status = fopen(path, "re");
+    if (!status)
+        return err_set(err, errno == ENOENT ? ESRCH : errno, "open '%s'", path);
+    *out = (struct proc_info){.pid = pid, .inner_pid = pid};
+    _cleanup_free_ char *line = NULL;
+    size_t capacity = 0;
+    while (getline(&line, &capacity, status) > 0)
+        parse_status_line(line, out);
+    return 0;
+}
+
+int proc_link(pid_t pid, const char *name, char *path, size_t size)
+{
+    char link[64];
+    snprintf(link, sizeof(link), "/proc/%d/%s", pid, name);
+    ssize_t n = readlink(link, path, size - 1);
+    if (n < 0) {
+        path[0] = '\0';
+        return -errno;
+    }
+    path[n] = '\0';
+    return 0;
+}
+
+struct mapping {
+    uint64_t start, offset;
+    bool executable;
+    char *path; /* NULL: anonymous */
+};
+
+static int walk_mappings(pid_t pid, bool (*visit)(const struct mapping *, void *), void *context)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+    _cleanup_fclose_ FILE *maps = fopen(path, "re");
+    if (!maps)
+        return errno == ENOENT ? -ESRCH : -errno;
+    _cleanup_free_ char *line = NULL;
+    size_t capacity = 0;
+    while (getline(&line, &capacity, maps) > 0) {
+        struct mapping map = {0};
+        char permissions[5];
+        int used = 0;
+        line[strcspn(line, "\n")] = '\0';
+        if (sscanf(line, "%" SCNx64 "-%*x %4s %" SCNx64 " %*s %*s %n", &map.start, permissions,
+                   &map.offset, &used) < 3)
+            continue;
+        map.executable = strchr(permissions, 'x') != NULL;
+        map.path = line[used] == '/' ? line + used : NULL;
+        if (!visit(&map, context))
+            return 0;
+    }
+    return 0;
+}
+
+struct mapping_search {
+    const char *path;
+    uint64_t address;
+    bool found;
+};
+
+static bool match_mapping(const struct mapping *map, void *context)
+{
+    struct mapping_search *search = context;
+    if (!map->path || map->offset != 0 || strcmp(map->path, search->path) != 0)
+        return true;
+    search->address = map->start;
+    search->found = true;
+    return false;
+}
+
+int proc_find_mapping(pid_t pid, const char *path, uint64_t *address)
+{
+    struct mapping_search search = {.path = path};
+    int error = walk_mappings(pid, match_mapping, &search);
+    if (error)
+        return error;
+    if (!search.found)
+        return -ENOENT;
+    *address = search.address;
+    return 0;
+}
+
+struct file_walk {
+    void (*visit)(const char *path, void *context);
+    void *context;
+    char last[PATH_MAX];
+};
+
+static bool visit_file(const struct mapping *map, void *context)
+{
+    struct file_walk *walk = context;
+    if (!map->path || !map->executable || !strcmp(map->path, walk->last))
+        return true;
+    snprintf(walk->last, sizeof(walk->last), "%s", map->path);
+    walk->visit(map->path, walk->context);
+    return true;
+}
+
+int proc_mapped_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
+{
+    struct file_walk walk = {.visit = visit, .context = context};
+    return walk_mappings(pid, visit_file, &walk);
+}
+
+int proc_memory_read(pid_t pid, uint64_t address, void *buffer, size_t size)
+{
+    struct iovec here = {.iov_base = buffer, .iov_len = size};
+    struct iovec there = {.iov_base = (void *)(uintptr_t)address, .iov_len = size};
+    ssize_t n = process_vm_readv(pid, &here, 1, &there, 1, 0);
+    if (n < 0)
+        return -errno;
+    return (size_t)n == size ? 0 : -EFAULT;
+}
+
+int proc_memory_write(pid_t pid, uint64_t address, const void *buffer, size_t size)
+{
+    struct iovec here = {.iov_base = (void *)buffer, .iov_len = size};
+    struct iovec there = {.iov_base = (void *)(uintptr_t)address, .iov_len = size};
+    ssize_t n = process_vm_writev(pid, &here, 1, &there, 1, 0);
+    if (n < 0)
+        return -errno;
+    return (size_t)n == size ? 0 : -EFAULT;
+}
+
+int proc_pidfd_open(pid_t pid)
+{
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? -errno : (int)fd;
+}
+
+int proc_pidfd_signal(int pidfd, int signal)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) < 0 ? -errno : 0;
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+uint64_t proc_monotonic_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+uint64_t proc_realtime_ns(void)
+{
+    return clock_ns(CLOCK_REALTIME);
+}
