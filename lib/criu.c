@@ -1,0 +1,316 @@
+#include "lib/criu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+
+static bool is_executable(const char *path)
+{
+    struct stat about;
+    return stat(path, &about) == 0 && S_ISREG(about.st_mode) && access(path, X_OK) == 0;
+}
+
+static bool find_beside_program(char *path, size_t size)
+{
+    static const char *const places[] = {"criu-prefix/usr/sbin/criu", "../criu-prefix/usr/sbin/criu",
+                                         "../lib/freezepoint/criu/usr/sbin/criu"};
+    char program[PATH_MAX];
+    if (proc_link(getpid(), "exe", program, sizeof(program)))
+        return false;
+    char *slash = strrchr(program, '/');
+    if (!slash)
+        return false;
+    *slash = '\0';
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        snprintf(path, size, "%s/%s", program, places[i]);
+        if (is_executable(path))
+            return true;
+    }
+    return false;
+}
+
+static bool find_on_path(char *path, size_t size)
+{
+    const char *search = getenv("PATH");
+    char places[PATH_MAX];
+    snprintf(places, sizeof(places), "%s:/usr/local/sbin:/usr/sbin:/sbin", search ? search : "");
+    char *save = NULL;
+    for (char *place = strtok_r(places, ":", &save); place; place = strtok_r(NULL, ":", &save)) {
+        snprintf(path, size, "%s/criu", place);
+        if (place[0] == '/' && is_executable(path))
+            return true;
+    }
+    return false;
+}
+
+int criu_locate(char *path, size_t size, struct err *err)
+{
+    const char *chosen = getenv("FREEZEPOINT_CRIU");
+    if (chosen && *chosen) {
+        if (is_executable(chosen)) {
+            snprintf(path, size, "%s", chosen);
+            return 0;
+        }
+        return err_lack(err, "FREEZEPOINT_CRIU is '%s', which is not an executable file", chosen);
+    }
+    if (find_beside_program(path, size) || find_on_path(path, size))
+        return 0;
+    return err_lack(err, "no CRIU found; run scripts/setup, install CRIU 4.2 or newer, or set "
+                         "FREEZEPOINT_CRIU to its path");
+}
+
+int criu_version(const char *criu, char *version, size_t size, struct err *err)
+{
+    int pipe_fds[2];
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return err_set(err, errno, "pipe");
+    _cleanup_close_ int out = pipe_fds[0];
+    pid_t child = fork();
+    if (child < 0) {
+        fd_close(&pipe_fds[1]);
+        return err_set(err, errno, "fork");
+    }
+    if (child == 0) {
+        dup2(pipe_fds[1], 1);
+        execl(criu, "criu", "--version", (char *)NULL);
+        _exit(127);
+    }
+    fd_close(&pipe_fds[1]);
+    char text[256] = "";
+    ssize_t n = fd_wait(out, POLLIN, 5000) > 0 ? fd_read_all(out, text, sizeof(text) - 1) : 0;
+    if (n <= 0)
+        kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    text[n > 0 ? n : 0] = '\0';
+    const char *found = strstr(text, "Version: ");
+    if (!found)
+        return err_lack(err, "'%s --version' does not answer as CRIU does", criu);
+    snprintf(version, size, "%.*s", (int)strcspn(found + 9, " \n"), found + 9);
+    return 0;
+}
+
+/* The signal state in which CRIU expects to be started: the caller's blocked
+ * signals and ignored SIGCHLD would be inherited otherwise. */
+static void reset_signals(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    for (int number = 1; number < NSIG; number++)
+        signal(number, SIG_DFL);
+}
+
+int criu_worker_exec(const char *criu, int socket)
+{
+    reset_signals();
+    setsid();
+    int null_fd = open("/dev/null", O_RDWR);
+    if (null_fd < 0)
+        return -errno;
+    /* A socket on 0..2 would be overwritten below. */
+    if (socket < 3) {
+        socket = fcntl(socket, F_DUPFD, 3);
+        if (socket < 0)
+            return -errno;
+    }
+    for (int fd = 0; fd < 3; fd++)
+        if (dup2(null_fd, fd) < 0)
+            return -errno;
+    if (null_fd > 2)
+        close(null_fd);
+    int error = fd_cloexec(socket, 0);
+    if (error)
+        return error;
+    char number[16];
+    snprintf(number, sizeof(number), "%d", socket);
+    char *const argv[] = {"criu", "swrk", number, NULL};
+    /* An empty environment: a CRIU_CONFIG_FILE of the user's must not reach it. */
+    char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                 NULL};
+    execve(criu, argv, environment);
+    return -errno;
+}
+
+static int open_namespace(pid_t pid, const char *name)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/ns/%s", pid, name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+struct namespaces {
+    int pid, mount, net, home; /* home: our own pid namespace */
+};
+
+static void close_namespaces(struct namespaces *spaces)
+{
+    fd_close(&spaces->pid);
+    fd_close(&spaces->mount);
+    fd_close(&spaces->net);
+    fd_close(&spaces->home);
+}
+
+static int open_namespaces(pid_t inside, struct namespaces *out, struct err *err)
+{
+    out->pid = open_namespace(inside, "pid");
+    out->mount = open_namespace(inside, "mnt");
+    out->net = open_namespace(inside, "net");
+    out->home = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+    if (out->pid < 0 || out->mount < 0 || out->net < 0 || out->home < 0)
+        return err_text(err, ESRCH, "open the namespaces of process %d", inside);
+    return 0;
+}
+
+static pid_t fork_into_pid_namespace(const struct namespaces *spaces)
+{
+    /* setns(2) on a pid namespace moves only children that are born later. */
+    if (spaces->pid >= 0 && setns(spaces->pid, CLONE_NEWPID) < 0)
+        return -errno;
+    pid_t child = fork();
+    int errnum = errno;
+    if (child != 0 && spaces->home >= 0)
+        setns(spaces->home, CLONE_NEWPID);
+    return child < 0 ? -errnum : child;
+}
+
+int criu_worker_start(const char *criu, pid_t inside, struct criu_worker *out, struct err *err)
+{
+    _cleanup_(close_namespaces) struct namespaces spaces = {-1, -1, -1, -1};
+    if (inside) {
+        int error = open_namespaces(inside, &spaces, err);
+        if (error)
+            return error;
+    }
+    int sockets[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+        return err_set(err, errno, "socketpair");
+    _cleanup_close_ int ours = sockets[0];
+    _cleanup_close_ int theirs = sockets[1];
+    pid_t child = fork_into_pid_namespace(&spaces);
+    if (child < 0)
+        return err_set(err, -child, "fork the CRIU worker");
+    if (child == 0) {
+        if (inside && (setns(spaces.mount, CLONE_NEWNS) < 0 || setns(spaces.net, CLONE_NEWNET) < 0))
+            _exit(126);
+        criu_worker_exec(criu, theirs);
+        _exit(127);
+    }
+    int pidfd = proc_pidfd_open(child);
+    if (pidfd < 0) {
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        return err_set(err, -pidfd, "pidfd_open");
+    }
+    *out = (struct criu_worker){.pid = child, .pidfd = pidfd, .socket = fd_steal(&ours)};
+    return 0;
+}
+
+void criu_worker_end(struct criu_worker *worker)
+{
+    if (worker->pid > 0) {
+        proc_pidfd_signal(worker->pidfd, SIGKILL);
+        waitpid(worker->pid, NULL, 0);
+    }
+    fd_close(&worker->pidfd);
+    fd_close(&worker->socket);
+    *worker = CRIU_WORKER_NONE;
+}
+
+void criu_worker_finish(struct criu_worker *worker, int timeout_ms)
+{
+    fd_close(&worker->socket);
+    if (worker->pidfd >= 0)
+        fd_wait(worker->pidfd, POLLIN, timeout_ms);
+    criu_worker_end(worker);
+}
+
+int criu_send(int socket, const CriuReq *request, struct err *err)
+{
+    size_t size = criu_req__get_packed_size(request);
+    _cleanup_free_ uint8_t *bytes = malloc(size ? size : 1);
+    if (!bytes)
+        return err_set(err, ENOMEM, "request to CRIU");
+    criu_req__pack(request, bytes);
+    ssize_t n = fd_send(socket, bytes, size, -1);
+    return n < 0 ? err_set(err, (int)-n, "send a request to CRIU") : 0;
+}
+
+/* Something that changes as long as the process works: its processor ticks and
+ * the bytes it read and wrote. */
+static uint64_t measure_progress(pid_t pid)
+{
+    char path[64], text[1024];
+    uint64_t sum = 0;
+    static const char *const files[] = {"stat", "io"};
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "/proc/%d/%s", pid, files[i]);
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? 0 : fd_read_all(fd, text, sizeof(text));
+        for (ssize_t at = 0; at < n; at++)
+            sum = sum * 31 + (unsigned char)text[at];
+    }
+    return sum;
+}
+
+static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
+{
+    enum { SLICE_MS = 1000 };
+    uint64_t progress = 0;
+    int idle_ms = 0;
+    for (;;) {
+        int events = fd_wait(socket, POLLIN, stall_ms < SLICE_MS ? stall_ms : SLICE_MS);
+        if (events < 0)
+            return err_set(err, -events, "wait for CRIU");
+        if (events)
+            return 0;
+        uint64_t now = measure_progress(pid);
+        idle_ms = now == progress ? idle_ms + SLICE_MS : 0;
+        progress = now;
+        if (idle_ms >= stall_ms)
+            return err_text(err, ETIMEDOUT, "CRIU made no progress for %d s", stall_ms / 1000);
+    }
+}
+
+int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err *err)
+{
+    int error = wait_readable(socket, pid, stall_ms, err);
+    if (error)
+        return error;
+    uint8_t bytes[64 * 1024];
+    int passed = -1;
+    ssize_t n = fd_receive(socket, bytes, sizeof(bytes), &passed);
+    fd_close(&passed);
+    if (n < 0)
+        return err_set(err, (int)-n, "receive from CRIU");
+    if (n == 0)
+        return err_text(err, EPIPE, "CRIU ended without an answer (killed or crashed)");
+    *out = criu_resp__unpack(NULL, (size_t)n, bytes);
+    if (!*out)
+        return err_text(err, EPROTO, "CRIU's answer cannot be read");
+    return 0;
+}
+
+int criu_acknowledge(int socket, bool success, struct err *err)
+{
+    CriuReq request = CRIU_REQ__INIT;
+    request.type = CRIU_REQ_TYPE__NOTIFY;
+    request.has_notify_success = true;
+    request.notify_success = success;
+    return criu_send(socket, &request, err);
+}
