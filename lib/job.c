@@ -1,0 +1,188 @@
+#include "lib/job.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "lib/dir.h"
+#include "lib/fd.h"
+
+bool job_name_is_valid(const char *name)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    if (!*name || strlen(name) > JOB_NAME_MAX || !strchr(letters, name[0]))
+        return false;
+    for (const char *c = name; *c; c++)
+        if (!strchr(letters, *c) && !strchr("._+-", *c))
+            return false;
+    return true;
+}
+
+/* The lock file may be removed, with its directory, between our open and our
+ * flock: then the lock is on a file that nobody else will find. */
+static int try_lock(const char *runtime_path, struct err *err)
+{
+    char path[PATH_MAX + 8];
+    snprintf(path, sizeof(path), "%s/lock", runtime_path);
+    for (int attempt = 0; attempt < 100; attempt++) {
+        int error = dir_make(runtime_path, 0755, err);
+        if (error)
+            return error;
+        _cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0 && errno == ENOENT)
+            continue;
+        if (fd < 0)
+            return err_set(err, errno, "open '%s'", path);
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+            return errno == EWOULDBLOCK ? -EEXIST : err_set(err, errno, "lock '%s'", path);
+        struct stat by_fd, by_path;
+        if (fstat(fd, &by_fd) == 0 && stat(path, &by_path) == 0 && by_fd.st_ino == by_path.st_ino &&
+            by_fd.st_dev == by_path.st_dev)
+            return fd_steal(&fd);
+    }
+    return err_text(err, EBUSY, "'%s' keeps changing", path);
+}
+
+static int listen_for_rearming(struct job *job, struct err *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(job->socket_path);
+    if (length >= sizeof(address.sun_path))
+        return err_text(err, ENAMETOOLONG, "socket path '%s'", job->socket_path);
+    memcpy(address.sun_path, job->socket_path, length + 1);
+    unlink(job->socket_path);
+    job->socket_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (job->socket_fd < 0)
+        return err_set(err, errno, "socket");
+    if (bind(job->socket_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        return err_set(err, errno, "bind '%s'", job->socket_path);
+    /* A process of another user may have to re-arm; who connects is checked by
+     * its membership of the job's group. */
+    if (chmod(job->socket_path, 0666) < 0 || listen(job->socket_fd, 64) < 0)
+        return err_set(err, errno, "listen on '%s'", job->socket_path);
+    return 0;
+}
+
+static int make_group(struct job *job, struct err *err)
+{
+    int error = cgroup_make(job->name, &job->group, err);
+    if (error == -EEXIST) {
+        err_text(err, EEXIST,
+                 "processes of an earlier job '%s' whose supervisor is gone still run (see "
+                 "%s/cgroup.procs); end them, or choose another --name",
+                 job->name, job->group.path);
+        return -EEXIST;
+    }
+    return error;
+}
+
+int job_create(const char *name, struct job *out, struct err *err)
+{
+    if (!job_name_is_valid(name))
+        return err_usage(err, "'%s' cannot be a job's name: letters, digits and '._+-', at most %d, "
+                              "starting with a letter or digit; give one with --name",
+                         name, JOB_NAME_MAX);
+    struct job job = JOB_NONE;
+    snprintf(job.name, sizeof(job.name), "%s", name);
+    snprintf(job.runtime_path, sizeof(job.runtime_path), "%s/%s", JOB_RUNTIME_ROOT, name);
+    snprintf(job.socket_path, sizeof(job.socket_path), "%s/%s/control.sock", JOB_RUNTIME_ROOT, name);
+    int fd = try_lock(job.runtime_path, err);
+    if (fd == -EEXIST)
+        return err_text(err, EEXIST, "a job named '%s' is running; choose another --name", name);
+    if (fd < 0)
+        return fd;
+    job.lock_fd = fd;
+    int error = make_group(&job, err);
+    if (!error)
+        error = listen_for_rearming(&job, err);
+    if (error) {
+        struct err ignored;
+        bool keep_group = error == -EEXIST;
+        if (keep_group)
+            job.group.path[0] = '\0';
+        job_destroy(&job, &ignored);
+        return error;
+    }
+    *out = job;
+    return 0;
+}
+
+int job_create_any(const char *name, struct job *out, struct err *err)
+{
+    int error = job_create(name, out, err);
+    for (int number = 2; error == -EEXIST && number < 10000; number++) {
+        char numbered[JOB_NAME_MAX + 1];
+        int length = snprintf(numbered, sizeof(numbered), "%.*s.%d", JOB_NAME_MAX - 6, name, number);
+        if (length < 0)
+            return err_usage(err, "the name '%s' is too long", name);
+        error = job_create(numbered, out, err);
+    }
+    return error;
+}
+
+void job_release(struct job *job)
+{
+    cgroup_release(&job->group);
+    fd_close(&job->socket_fd);
+    fd_close(&job->lock_fd);
+}
+
+int job_destroy(struct job *job, struct err *err)
+{
+    int error = 0;
+    if (job->group.path[0])
+        error = cgroup_remove(job->group.path, err);
+    struct err later;
+    if (job->runtime_path[0] && job->lock_fd >= 0) {
+        int removed = dir_remove_recursive(AT_FDCWD, job->runtime_path, &later);
+        if (removed && !error) {
+            *err = later;
+            error = removed;
+        }
+    }
+    job_release(job);
+    return error;
+}
+
+static bool holds_same(const char *path, const void *bytes, size_t size)
+{
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat about;
+    if (fd < 0 || fstat(fd, &about) < 0 || about.st_uid != 0 || (about.st_mode & 022) ||
+        (size_t)about.st_size != size)
+        return false;
+    _cleanup_free_ char *there = malloc(size);
+    return there && fd_read_all(fd, there, size) == (ssize_t)size && !memcmp(there, bytes, size);
+}
+
+int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
+                      size_t path_size, struct err *err)
+{
+    int error = dir_make(JOB_RUNTIME_ROOT "/.preload", 0755, err);
+    if (error)
+        return error;
+    snprintf(path, path_size, "%s/.preload/%s.so", JOB_RUNTIME_ROOT, hash);
+    if (holds_same(path, bytes, size))
+        return 0;
+    char temporary[PATH_MAX];
+    snprintf(temporary, sizeof(temporary), "%s/.preload/.%s.%d", JOB_RUNTIME_ROOT, hash, getpid());
+    unlink(temporary);
+    _cleanup_close_ int fd =
+        open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(err, errno, "make '%s'", temporary);
+    ssize_t n = fd_write_all(fd, bytes, size);
+    if (n < 0 || fchmod(fd, 0644) < 0 || rename(temporary, path) < 0) {
+        int errnum = n < 0 ? (int)-n : errno;
+        unlink(temporary);
+        return err_set(err, errnum, "write '%s'", path);
+    }
+    return 0;
+}

@@ -1,0 +1,57 @@
+/*
+ * A job: one supervised program with everything that it has outside itself:
+ *   <cgroup v2>/freezepoint/NAME     its processes
+ *   /run/freezepoint/NAME/           lock, control.sock (re-arming), log
+ *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot,
+ *                                    since images map it by that path
+ *
+ * The lock (flock on NAME/lock) is held by whoever keeps the job alive: the
+ * supervisor and its keeper, which share the open file.
+ */
+#ifndef FREEZEPOINT_JOB_H
+#define FREEZEPOINT_JOB_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "lib/cgroup.h"
+#include "lib/err.h"
+
+#define JOB_RUNTIME_ROOT "/run/freezepoint"
+#define JOB_NAME_MAX     64
+
+struct job {
+    char name[JOB_NAME_MAX + 1];
+    char runtime_path[PATH_MAX];
+    char socket_path[108];
+    struct cgroup group;
+    int lock_fd;
+    int socket_fd; /* listening SEQPACKET, non-blocking */
+};
+
+/* Letters, digits and "._+-", not starting with a punctuation mark. */
+bool job_name_is_valid(const char *name);
+
+/* Claims the name and makes all of the above.  -EEXIST (ERR_FAILED) where a
+ * running job has the name. */
+int job_create(const char *name, struct job *out, struct err *err);
+
+/* As job_create() with NAME, NAME.2, NAME.3 ... : the first that is free. */
+int job_create_any(const char *name, struct job *out, struct err *err);
+
+/* Takes away group, runtime directory and lock, and closes.  The group must be
+ * empty.  Zeroed or released jobs are ignored. */
+int job_destroy(struct job *job, struct err *err);
+
+/* Closes the descriptors alone. */
+void job_release(struct job *job);
+
+#define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1})
+
+/* Writes the library into the shared directory under its hash, unless it is
+ * there with the same bytes; `path` gets where. */
+int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
+                      size_t path_size, struct err *err);
+
+#endif
