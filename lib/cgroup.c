@@ -209,10 +209,15 @@ int cgroup_set_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err
     return error ? error : cgroup_wait_frozen(group_fd, frozen, timeout_ms, err);
 }
 
+int cgroup_events_populated(int events_fd)
+{
+    return event_value(events_fd, "populated ");
+}
+
 int cgroup_populated(int group_fd)
 {
     _cleanup_close_ int fd = cgroup_open_events(group_fd);
-    return fd < 0 ? fd : event_value(fd, "populated ");
+    return fd < 0 ? fd : cgroup_events_populated(fd);
 }
 
 static int read_processes(int group_fd, pid_t **pids, size_t *count, struct err *err)

@@ -49,7 +49,11 @@ ssize_t cgroup_processes(int group_fd, pid_t **pids, struct err *err);
 /* SIGKILL for everything in it: cgroup.kill (5.14+). */
 int cgroup_kill(int group_fd, struct err *err);
 
-/* Opens cgroup.events for poll(POLLPRI); the caller's.  -errno on failure. */
+/* Opens cgroup.events for poll(POLLPRI); the caller's.  -errno on failure.  It
+ * polls ready until it is read itself (fs/kernfs/file.c, kernfs_generic_poll). */
 int cgroup_open_events(int group_fd);
+
+/* As cgroup_populated(), read from what cgroup_open_events() opened. */
+int cgroup_events_populated(int events_fd);
 
 #endif

@@ -18,6 +18,7 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "lib/spawn.h"
 
 static bool is_executable(const char *path)
 {
@@ -76,27 +77,10 @@ int criu_locate(char *path, size_t size, struct err *err)
 
 int criu_version(const char *criu, char *version, size_t size, struct err *err)
 {
-    int pipe_fds[2];
-    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-        return err_set(err, errno, "pipe");
-    _cleanup_close_ int out = pipe_fds[0];
-    pid_t child = fork();
-    if (child < 0) {
-        fd_close(&pipe_fds[1]);
-        return err_set(err, errno, "fork");
-    }
-    if (child == 0) {
-        dup2(pipe_fds[1], 1);
-        execl(criu, "criu", "--version", (char *)NULL);
-        _exit(127);
-    }
-    fd_close(&pipe_fds[1]);
-    char text[256] = "";
-    ssize_t n = fd_wait(out, POLLIN, 5000) > 0 ? fd_read_all(out, text, sizeof(text) - 1) : 0;
-    if (n <= 0)
-        kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
-    text[n > 0 ? n : 0] = '\0';
+    char text[256];
+    char *const argv[] = {(char *)criu, "--version", NULL};
+    if (spawn_capture(argv, 5000, text, sizeof(text), err) < 0)
+        return err_lack(err, "'%s --version' does not answer", criu);
     const char *found = strstr(text, "Version: ");
     if (!found)
         return err_lack(err, "'%s --version' does not answer as CRIU does", criu);
@@ -296,9 +280,10 @@ int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err
     int passed = -1;
     ssize_t n = fd_receive(socket, bytes, sizeof(bytes), &passed);
     fd_close(&passed);
-    if (n < 0)
+    /* A worker that died with our request unread resets the connection. */
+    if (n < 0 && n != -ECONNRESET)
         return err_set(err, (int)-n, "receive from CRIU");
-    if (n == 0)
+    if (n <= 0)
         return err_text(err, EPIPE, "CRIU ended without an answer (killed or crashed)");
     *out = criu_resp__unpack(NULL, (size_t)n, bytes);
     if (!*out)

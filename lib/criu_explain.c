@@ -52,8 +52,10 @@ struct findings {
 static void consider_line(char *line, struct findings *found)
 {
     char *error = strstr(line, "Error (");
-    /* In every log on machines without CAP_SYS_RESOURCE, also on success. */
-    if (!error || strstr(line, "Can't setup RLIMIT_NOFILE"))
+    /* The one is in every log on machines without CAP_SYS_RESOURCE, also on
+     * success; the other only says that a child said what was wrong. */
+    if (!error || strstr(line, "Can't setup RLIMIT_NOFILE") ||
+        strstr(line, "): exited, status="))
         return;
     error[strcspn(error, "\n")] = '\0';
     char *text = strstr(error, "): ");

@@ -36,6 +36,18 @@ ssize_t fd_write_all(int fd, const void *buffer, size_t size)
     return (ssize_t)done;
 }
 
+int fd_copy(int from, int to)
+{
+    char bytes[16 * 1024];
+    for (;;) {
+        ssize_t n = fd_read_all(from, bytes, sizeof(bytes));
+        if (n > 0)
+            n = fd_write_all(to, bytes, (size_t)n);
+        if (n <= 0)
+            return (int)n;
+    }
+}
+
 int fd_cloexec(int fd, int on)
 {
     int flags = fcntl(fd, F_GETFD);

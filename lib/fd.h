@@ -76,6 +76,9 @@ static inline void cleanup_closedir(DIR **dir)
 ssize_t fd_read_all(int fd, void *buffer, size_t size);
 ssize_t fd_write_all(int fd, const void *buffer, size_t size);
 
+/* Copies from where `from` stands to its end.  0 or -errno. */
+int fd_copy(int from, int to);
+
 /* Sets or clears FD_CLOEXEC.  Returns 0 or -errno. */
 int fd_cloexec(int fd, int on);
 

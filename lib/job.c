@@ -151,6 +151,13 @@ int job_destroy(struct job *job, struct err *err)
     return error;
 }
 
+int job_make_log_directory(const char *name, char *path, size_t size, struct err *err)
+{
+    if ((size_t)snprintf(path, size, JOB_LOG_ROOT "/%s", name) >= size)
+        return err_set(err, ENAMETOOLONG, "log directory of '%s'", name);
+    return dir_make(path, 0700, err);
+}
+
 static bool holds_same(const char *path, const void *bytes, size_t size)
 {
     _cleanup_close_ int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);

@@ -2,6 +2,8 @@
  * A job: one supervised program with everything that it has outside itself:
  *   <cgroup v2>/freezepoint/NAME     its processes
  *   /run/freezepoint/NAME/           lock, control.sock (re-arming), log
+ *   /run/freezepoint/.log/NAME/      what outlives it: CRIU's log of the last restore
+ *                                    and of the last failed dump, a detached job's output
  *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot,
  *                                    since images map it by that path
  *
@@ -19,6 +21,7 @@
 #include "lib/err.h"
 
 #define JOB_RUNTIME_ROOT "/run/freezepoint"
+#define JOB_LOG_ROOT     JOB_RUNTIME_ROOT "/.log"
 #define JOB_NAME_MAX     64
 
 struct job {
@@ -48,6 +51,9 @@ int job_destroy(struct job *job, struct err *err);
 void job_release(struct job *job);
 
 #define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1})
+
+/* Makes the directory of what outlives a job's end; `path` gets it. */
+int job_make_log_directory(const char *name, char *path, size_t size, struct err *err);
 
 /* Writes the library into the shared directory under its hash, unless it is
  * there with the same bytes; `path` gets where. */

@@ -24,7 +24,7 @@ static enum log_level level_named(const char *name, size_t length)
     return LOG_WARNING;
 }
 
-static bool is_wanted(enum log_level level, const char *topic)
+bool log_is_wanted(enum log_level level, const char *topic)
 {
     if (!sink)
         return false;
@@ -45,7 +45,7 @@ static bool is_wanted(enum log_level level, const char *topic)
 
 void log_line(enum log_level level, const char *topic, const char *format, ...)
 {
-    if (!is_wanted(level, topic))
+    if (!log_is_wanted(level, topic))
         return;
     int saved = errno;
     char line[2048];

@@ -27,10 +27,11 @@ static void parse_status_line(const char *line, struct proc_info *out)
         return;
     if (sscanf(line, "VmRSS: %llu", &number) == 1)
         out->rss_bytes = number * 1024;
-    if (!strncmp(line, "NSpid:", 6)) {
-        const char *last = strrchr(line, '\t');
-        out->inner_pid = last ? atoi(last + 1) : out->pid;
-    }
+    const char *last = strrchr(line, '\t');
+    if (!strncmp(line, "NSpid:", 6) && last)
+        out->inner_pid = atoi(last + 1);
+    else if (!strncmp(line, "NStgid:", 7) && last)
+        out->inner_tgid = atoi(last + 1);
 }
 
 int proc_read(pid_t pid, struct proc_info *out, struct err *err)
@@ -40,7 +41,7 @@ int proc_read(pid_t pid, struct proc_info *out, struct err *err)
     _cleanup_fclose_ FILE *status = fopen(path, "re");
     if (!status)
         return err_set(err, errno == ENOENT ? ESRCH : errno, "open '%s'", path);
-    *out = (struct proc_info){.pid = pid, .inner_pid = pid};
+    *out = (struct proc_info){.pid = pid, .inner_pid = pid, .inner_tgid = pid};
     _cleanup_free_ char *line = NULL;
     size_t capacity = 0;
     while (getline(&line, &capacity, status) > 0)

@@ -14,9 +14,10 @@
 #include "lib/err.h"
 
 struct proc_info {
-    pid_t pid;       /* in the caller's pid namespace */
-    pid_t inner_pid; /* in the process's own (last of NSpid) */
-    pid_t parent;    /* in the caller's */
+    pid_t pid;        /* in the caller's pid namespace */
+    pid_t inner_pid;  /* in the process's own (last of NSpid) */
+    pid_t inner_tgid; /* its thread group leader's, likewise (last of NStgid) */
+    pid_t parent;     /* in the caller's */
     char comm[17];
     char state;
     uint32_t threads;
