@@ -1,0 +1,613 @@
+/*
+ * The keeper's process: one thread here that serves the supervisor, the signals
+ * and the job's end, and a relay (a thread) for each direction of bytes.
+ */
+#include "lib/keeper_wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/cgroup.h"
+#include "lib/console.h"
+#include "lib/dir.h"
+#include "lib/fd.h"
+#include "lib/keeper.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "lib/relay.h"
+
+#define WORKER_PATIENCE_MS (120 * 1000)
+#define THAW_TIMEOUT_MS    (10 * 1000)
+#define FRONT_POLL_MS      300
+#define RELAYS_MAX         5
+
+struct guard {
+    int worker;
+    bool kill_worker;
+    char draft[PATH_MAX];
+};
+
+enum phase {
+    PHASE_SERVING,
+    PHASE_ORPHANED, /* the supervisor is gone, the program is not */
+    PHASE_ENDING,   /* the program has ended: writing out the rest */
+    PHASE_LINGERING /* nobody waits for us any more */
+};
+
+struct loop {
+    enum phase phase;
+    struct job job;
+    int socket;
+    int supervisor_fd;
+    int signal_fd;
+    int done_fd;   /* eventfd of the relays */
+    int events_fd; /* cgroup.events; -1 until orphaned */
+    struct console console;
+    struct relay relays[RELAYS_MAX];
+    size_t count;
+    struct relay *screen; /* of the relays: the pty's output, or NULL */
+    int input_terminal_fd; /* the caller's 0, where it is a terminal, or -1 */
+    bool in_background;    /* and would read it if it were not */
+    bool paused;
+    bool settled;
+    struct guard guard;
+    uint64_t worker_deadline_ms;
+    unsigned int finish_serial;
+    uint64_t moved, moved_ms; /* the last progress while ending */
+};
+
+static uint64_t now_ms(void)
+{
+    return proc_monotonic_ns() / 1000000;
+}
+
+static void reply(const struct loop *self, unsigned int serial, enum keeper_state state,
+                  int errnum, const char *text)
+{
+    struct keeper_reply message = {.serial = serial, .errnum = errnum, .state = state};
+    snprintf(message.text, sizeof(message.text), "%s", text);
+    fd_send(self->socket, &message, sizeof(message), -1);
+}
+
+/* ---- streams ---- */
+
+/* Who may read: nobody types into a pty that CRIU has yet to set up, and the
+ * terminal belongs to others while we are paused or orphaned. */
+static void hold_inputs(struct loop *self)
+{
+    bool ours = self->phase == PHASE_SERVING && !self->paused;
+    for (size_t i = 0; i < self->count; i++) {
+        struct relay *relay = &self->relays[i];
+        if (relay->kind == RELAY_OUTPUT)
+            continue;
+        bool hold = (relay->terminal && !ours) || (relay->kind == RELAY_KEYS && !self->settled);
+        if (relay_hold(relay, hold))
+            log_warning("keeper", "a read of the terminal does not end");
+    }
+}
+
+/* A shell that brings a running job to the front tells nobody. */
+static bool waits_for_front(const struct loop *self)
+{
+    return self->phase == PHASE_SERVING && !self->paused && self->input_terminal_fd >= 0 &&
+           !console_is_in_front(self->input_terminal_fd);
+}
+
+static void take_terminal(struct loop *self)
+{
+    if (self->phase == PHASE_SERVING && !self->paused)
+        console_take(&self->console);
+    self->in_background = waits_for_front(self);
+    hold_inputs(self);
+}
+
+static void settle(struct loop *self)
+{
+    if (self->settled)
+        return;
+    self->settled = true;
+    console_settle(&self->console);
+    hold_inputs(self);
+}
+
+static int add_relay(struct loop *self, enum relay_kind kind, int from, int to, struct err *err)
+{
+    struct relay *relay = &self->relays[self->count];
+    *relay = RELAY_NONE;
+    relay->kind = kind;
+    relay->from = from;
+    relay->to = to;
+    relay->terminal = kind != RELAY_OUTPUT && isatty(from);
+    relay->held = kind == RELAY_KEYS && !self->settled;
+    relay->supervisor_fd = self->supervisor_fd;
+    relay->done_fd = self->done_fd;
+    if (from < 0 || to < 0) {
+        int errnum = errno;
+        fd_close(&relay->from);
+        fd_close(&relay->to);
+        return err_set(err, errnum, "duplicate a stream");
+    }
+    int error = relay_start(relay, err);
+    if (!error)
+        self->count++;
+    return error;
+}
+
+/* A descriptor for a relay to own: the caller's stream, or nothing. */
+static int own_stream(int fd)
+{
+    return fd < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+static int own_input(int fd)
+{
+    return fd >= 0 && isatty(fd) ? console_open_again(fd) : own_stream(fd);
+}
+
+static int start_pty_relays(struct loop *self, const struct stdio_plan *plan, struct err *err)
+{
+    /* A terminal that the caller can only read from still shows the echo. */
+    int screen = plan->screen_fd < 0 && plan->keys_raw ? console_open_again(plan->keys_fd)
+                                                        : own_stream(plan->screen_fd);
+    self->screen = &self->relays[self->count];
+    int error = add_relay(self, RELAY_OUTPUT, fcntl(plan->master_fd, F_DUPFD_CLOEXEC, 3), screen,
+                          err);
+    if (!error && plan->keys_fd >= 0)
+        error = add_relay(self, RELAY_KEYS, own_input(plan->keys_fd),
+                          fcntl(plan->master_fd, F_DUPFD_CLOEXEC, 3), err);
+    return error;
+}
+
+static int start_relays(struct loop *self, struct stdio_plan *plan, struct err *err)
+{
+    int error = plan->master_fd >= 0 ? start_pty_relays(self, plan, err) : 0;
+    for (int i = 0; i < 3 && !error; i++) {
+        int near_fd = fd_steal(&plan->near_fd[i]);
+        if (near_fd < 0)
+            continue;
+        if (i == 0)
+            error = add_relay(self, RELAY_INPUT, own_input(plan->outer_fd[0]), near_fd, err);
+        else
+            error = add_relay(self, RELAY_OUTPUT, near_fd, own_stream(plan->outer_fd[i]), err);
+    }
+    return error;
+}
+
+static void open_console(struct loop *self, struct stdio_plan *plan)
+{
+    self->console = CONSOLE_NONE;
+    self->console.wants_raw = plan->keys_raw;
+    int terminal = plan->keys_raw ? plan->keys_fd : plan->screen_fd;
+    if (terminal >= 0 && isatty(terminal))
+        self->console.terminal_fd = console_open_again(terminal);
+    self->console.master_fd = fd_steal(&plan->master_fd);
+    for (int i = 0; i < 3; i++)
+        if (plan->streams[i].kind == STDIO_TTY && self->console.slave_fd < 0)
+            self->console.slave_fd = fcntl(plan->app_fd[i], F_DUPFD_CLOEXEC, 3);
+}
+
+/* Without the caller's terminal, or whatever reads the pty's output, the pty goes
+ * as well. */
+static void serve_done(struct loop *self)
+{
+    eventfd_t ignored;
+    eventfd_read(self->done_fd, &ignored);
+    if (!self->screen || !atomic_load(&self->screen->done) || self->console.master_fd < 0 ||
+        self->phase >= PHASE_ENDING)
+        return;
+    for (size_t i = 0; i < self->count; i++)
+        if (self->relays[i].kind == RELAY_KEYS)
+            relay_stop(&self->relays[i]);
+    console_hang_up(&self->console);
+}
+
+/* ---- the end of the program ---- */
+
+static bool outputs_done(const struct loop *self)
+{
+    for (size_t i = 0; i < self->count; i++)
+        if (self->relays[i].kind == RELAY_OUTPUT && !atomic_load(&self->relays[i].done))
+            return false;
+    return true;
+}
+
+static uint64_t total_moved(const struct loop *self)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < self->count; i++)
+        if (self->relays[i].kind == RELAY_OUTPUT)
+            total += atomic_load(&self->relays[i].moved);
+    return total;
+}
+
+static void begin_ending(struct loop *self)
+{
+    self->phase = PHASE_ENDING;
+    hold_inputs(self);
+    for (size_t i = 0; i < self->count; i++)
+        if (self->relays[i].kind == RELAY_OUTPUT)
+            relay_drain(&self->relays[i]);
+    self->moved = total_moved(self);
+    self->moved_ms = now_ms();
+}
+
+/* The name may have been taken by another job meanwhile. */
+static bool owns_runtime(const struct job *job)
+{
+    char path[PATH_MAX + 8];
+    struct stat by_fd, by_path;
+    snprintf(path, sizeof(path), "%s/lock", job->runtime_path);
+    return job->lock_fd >= 0 && fstat(job->lock_fd, &by_fd) == 0 && stat(path, &by_path) == 0 &&
+           by_fd.st_ino == by_path.st_ino && by_fd.st_dev == by_path.st_dev;
+}
+
+static void remove_job(struct loop *self)
+{
+    struct err err;
+    if (owns_runtime(&self->job) && job_destroy(&self->job, &err))
+        log_warning("keeper", "%s", err.text);
+    job_release(&self->job);
+}
+
+static bool supervisor_waits(const struct loop *self)
+{
+    return self->socket >= 0;
+}
+
+/* Returns true when all is over. */
+static bool continue_ending(struct loop *self)
+{
+    bool done = outputs_done(self);
+    uint64_t moved = total_moved(self);
+    if (moved != self->moved) {
+        self->moved = moved;
+        self->moved_ms = now_ms();
+    }
+    bool stalled = now_ms() - self->moved_ms >= KEEPER_STALL_MS;
+    if (self->phase == PHASE_LINGERING)
+        return done;
+    if (!done && !stalled) {
+        if (supervisor_waits(self))
+            reply(self, self->finish_serial, KEEPER_BUSY, 0, "");
+        return false;
+    }
+    console_give_back(&self->console);
+    if (supervisor_waits(self)) {
+        reply(self, self->finish_serial, done ? KEEPER_DONE : KEEPER_LEFT_BEHIND, 0, "");
+        job_release(&self->job);
+    } else {
+        remove_job(self);
+    }
+    self->phase = PHASE_LINGERING;
+    return done;
+}
+
+/* ---- the end of the supervisor ---- */
+
+static void become_orphan(struct loop *self)
+{
+    fd_close(&self->socket);
+    if (self->phase >= PHASE_ENDING)
+        return;
+    self->phase = PHASE_ORPHANED;
+    console_give_back(&self->console);
+    settle(self);
+    hold_inputs(self);
+    self->events_fd = cgroup_open_events(self->job.group.fd);
+    self->worker_deadline_ms = now_ms() + WORKER_PATIENCE_MS;
+    if (self->guard.worker >= 0 && self->guard.kill_worker) {
+        struct err err;
+        proc_pidfd_signal(self->guard.worker, SIGKILL);
+        if (cgroup_kill(self->job.group.fd, &err))
+            log_warning("keeper", "%s", err.text);
+    }
+}
+
+/* What a dump that nobody can use any more leaves behind. */
+static void settle_guard(struct loop *self)
+{
+    struct err err;
+    fd_close(&self->guard.worker);
+    if (cgroup_set_frozen(self->job.group.fd, false, THAW_TIMEOUT_MS, &err))
+        log_warning("keeper", "%s", err.text);
+    if (self->guard.draft[0] && dir_remove_recursive(AT_FDCWD, self->guard.draft, &err))
+        log_warning("keeper", "%s", err.text);
+    self->guard.draft[0] = '\0';
+    /* Whoever reads our standard error shall see its end with the program's. */
+    if (dup2(0, 2) < 0)
+        log_warning("keeper", "standard error stays open");
+}
+
+static bool group_is_empty(const struct loop *self)
+{
+    /* Read through the polled descriptor, or poll would report the same change for
+     * ever (fs/kernfs/file.c, kernfs_generic_poll()). */
+    char text[256];
+    ssize_t n = self->events_fd < 0 ? 0 : pread(self->events_fd, text, sizeof(text) - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    return !strstr(text, "populated 1");
+}
+
+static void continue_orphaned(struct loop *self, bool *guard_settled)
+{
+    if (!*guard_settled && self->guard.worker >= 0) {
+        if (fd_wait(self->guard.worker, POLLIN, 0) == 0) {
+            if (now_ms() >= self->worker_deadline_ms)
+                proc_pidfd_signal(self->guard.worker, SIGKILL);
+            return;
+        }
+    }
+    if (!*guard_settled)
+        settle_guard(self);
+    *guard_settled = true;
+    if (group_is_empty(self))
+        begin_ending(self);
+}
+
+/* Without raw mode a ^C of the terminal comes as a signal: it is for the program. */
+static void type_for_signal(const struct loop *self, int number)
+{
+    struct termios modes;
+    if (self->phase != PHASE_ORPHANED || self->console.master_fd < 0 ||
+        tcgetattr(self->console.master_fd, &modes) < 0)
+        return;
+    char key = (char)modes.c_cc[number == SIGINT ? VINTR : VQUIT];
+    if (write(self->console.master_fd, &key, 1) != 1)
+        log_debug("keeper", "signal %d was not passed on", number);
+}
+
+static void serve_signal(struct loop *self)
+{
+    struct signalfd_siginfo info;
+    if (read(self->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+        return;
+    switch (info.ssi_signo) {
+    case SIGWINCH:
+        if (self->settled)
+            console_copy_size(&self->console);
+        break;
+    case SIGCONT:
+        take_terminal(self);
+        break;
+    default:
+        if (info.ssi_code == SI_KERNEL)
+            type_for_signal(self, (int)info.ssi_signo);
+        break;
+    }
+}
+
+/* ---- the supervisor's requests ---- */
+
+static void set_guard(struct loop *self, const struct keeper_request *request, int *worker)
+{
+    fd_close(&self->guard.worker);
+    self->guard.worker = fd_steal(worker);
+    self->guard.kill_worker = request->kill_worker;
+    memcpy(self->guard.draft, request->draft, sizeof(self->guard.draft));
+    self->guard.draft[sizeof(self->guard.draft) - 1] = '\0';
+}
+
+static void clear_guard(struct loop *self)
+{
+    fd_close(&self->guard.worker);
+    self->guard.draft[0] = '\0';
+    if (self->guard.kill_worker)
+        settle(self);
+    self->guard.kill_worker = false;
+}
+
+static void serve_request(struct loop *self)
+{
+    struct keeper_request request;
+    _cleanup_close_ int passed = -1;
+    ssize_t n = fd_receive(self->socket, &request, sizeof(request), &passed);
+    if (n != (ssize_t)sizeof(request)) {
+        become_orphan(self);
+        return;
+    }
+    switch (request.op) {
+    case KEEPER_PAUSE:
+        self->paused = true;
+        hold_inputs(self);
+        console_give_back(&self->console);
+        break;
+    case KEEPER_RESUME:
+        self->paused = false;
+        take_terminal(self);
+        break;
+    case KEEPER_SETTLE:
+        settle(self);
+        break;
+    case KEEPER_GUARD:
+        set_guard(self, &request, &passed);
+        break;
+    case KEEPER_GUARD_CLEAR:
+        clear_guard(self);
+        break;
+    case KEEPER_FINISH:
+        self->finish_serial = request.serial;
+        begin_ending(self);
+        return;
+    case KEEPER_READY:
+        break;
+    }
+    reply(self, request.serial, KEEPER_DONE, 0, "");
+}
+
+/* ---- the process ---- */
+
+static int compare(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Descriptors move above the standard three, of which 0 and 1 become /dev/null;
+ * 2 is for diagnostics as long as the supervisor lives.  All others go. */
+static int keep_only(int **kept, size_t count)
+{
+    int numbers[16];
+    for (size_t i = 0; i < count; i++) {
+        if (*kept[i] >= 0 && *kept[i] < 3)
+            *kept[i] = fcntl(*kept[i], F_DUPFD_CLOEXEC, 3);
+        numbers[i] = *kept[i];
+    }
+    qsort(numbers, count, sizeof(numbers[0]), compare);
+    int next = 3;
+    for (size_t i = 0; i < count; i++) {
+        if (numbers[i] > next)
+            close_range((unsigned)next, (unsigned)numbers[i] - 1, 0);
+        if (numbers[i] >= next)
+            next = numbers[i] + 1;
+    }
+    close_range((unsigned)next, ~0U, 0);
+    _cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0)
+        return -errno;
+    return fcntl(2, F_GETFD) < 0 && dup2(null_fd, 2) < 0 ? -errno : 0;
+}
+
+/* The caller's streams get numbers of their own, then everything but the plan,
+ * the job's lock and group, and the way to the supervisor is closed. */
+static int keep_needed(struct loop *self, struct stdio_plan *plan)
+{
+    int *kept[16];
+    size_t count = 0;
+    for (int i = 0; i < 3; i++) {
+        int moved = plan->outer_fd[i] < 0 ? -1 : fcntl(plan->outer_fd[i], F_DUPFD_CLOEXEC, 3);
+        if (plan->screen_fd == plan->outer_fd[i])
+            plan->screen_fd = moved;
+        if (plan->keys_fd == plan->outer_fd[i])
+            plan->keys_fd = moved;
+        plan->outer_fd[i] = moved;
+    }
+    for (int i = 0; i < 3; i++) {
+        kept[count++] = &plan->outer_fd[i];
+        kept[count++] = &plan->near_fd[i];
+    }
+    /* Of the program's side the pty alone; keep_only() closes the others. */
+    for (int i = 0; i < 3; i++) {
+        if (plan->streams[i].kind == STDIO_TTY)
+            kept[count++] = &plan->app_fd[i];
+        else
+            plan->app_fd[i] = -1;
+    }
+    kept[count++] = &plan->master_fd;
+    kept[count++] = &self->socket;
+    kept[count++] = &self->supervisor_fd;
+    kept[count++] = &self->job.group.fd;
+    kept[count++] = &self->job.lock_fd;
+    /* Nobody will accept there once the supervisor is gone: who connects shall see
+     * that at once. */
+    self->job.socket_fd = -1;
+    return keep_only(kept, count);
+}
+
+static int open_signals(struct err *err)
+{
+    static const int wanted[] = {SIGWINCH, SIGCONT, SIGINT, SIGQUIT};
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+        sigaddset(&set, wanted[i]);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    return fd < 0 ? err_set(err, errno, "signalfd") : fd;
+}
+
+static int set_up(struct loop *self, struct stdio_plan *plan, struct err *err)
+{
+    int error = keep_needed(self, plan);
+    if (error)
+        return err_set(err, -error, "put its descriptors in order");
+    self->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self->done_fd < 0)
+        return err_set(err, errno, "eventfd");
+    self->signal_fd = open_signals(err);
+    if (self->signal_fd < 0)
+        return self->signal_fd;
+    if (chdir("/") < 0)
+        return err_set(err, errno, "chdir");
+    self->settled = !plan->restored;
+    error = start_relays(self, plan, err);
+    if (error)
+        return error;
+    open_console(self, plan);
+    if (plan->outer_fd[0] >= 0 && isatty(plan->outer_fd[0]))
+        self->input_terminal_fd = fd_steal(&plan->outer_fd[0]);
+    for (int i = 0; i < 3; i++)
+        fd_close(&plan->outer_fd[i]);
+    stdio_plan_release(plan);
+    take_terminal(self);
+    return 0;
+}
+
+static int timeout_of(const struct loop *self, bool guard_settled)
+{
+    if (self->in_background)
+        return FRONT_POLL_MS;
+    if (self->phase == PHASE_ENDING)
+        return KEEPER_BEAT_MS;
+    return self->phase == PHASE_ORPHANED && !guard_settled ? KEEPER_BEAT_MS : -1;
+}
+
+static void serve(struct loop *self)
+{
+    bool guard_settled = false;
+    for (;;) {
+        bool orphaned = self->phase == PHASE_ORPHANED;
+        struct pollfd watched[] = {
+            {.fd = self->socket, .events = POLLIN},
+            {.fd = self->socket >= 0 ? self->supervisor_fd : -1, .events = POLLIN},
+            {.fd = self->signal_fd, .events = POLLIN},
+            {.fd = self->done_fd, .events = POLLIN},
+            {.fd = orphaned ? self->guard.worker : -1, .events = POLLIN},
+            {.fd = orphaned && guard_settled ? self->events_fd : -1, .events = POLLPRI},
+        };
+        if (poll(watched, 6, timeout_of(self, guard_settled)) < 0 && errno != EINTR)
+            return;
+        if (self->in_background)
+            take_terminal(self);
+        if (watched[2].revents)
+            serve_signal(self);
+        if (watched[3].revents)
+            serve_done(self);
+        if (watched[0].revents)
+            serve_request(self);
+        if (watched[1].revents && self->socket >= 0)
+            become_orphan(self);
+        if (self->phase == PHASE_ORPHANED)
+            continue_orphaned(self, &guard_settled);
+        if (self->phase >= PHASE_ENDING && continue_ending(self))
+            return;
+    }
+}
+
+_Noreturn void keeper_run(const struct job *job, struct stdio_plan *plan, int socket,
+                          int supervisor_fd)
+{
+    static struct loop self;
+    self.job = *job;
+    self.socket = socket;
+    self.supervisor_fd = supervisor_fd;
+    self.signal_fd = self.done_fd = self.events_fd = self.input_terminal_fd = -1;
+    self.console = CONSOLE_NONE;
+    self.guard.worker = -1;
+    prctl(PR_SET_NAME, "freezepoint-keep");
+    struct err err;
+    int error = set_up(&self, plan, &err);
+    reply(&self, 0, KEEPER_DONE, error ? err.errnum : 0, error ? err.text : "");
+    if (!error)
+        serve(&self);
+    console_give_back(&self.console);
+    _exit(error ? 1 : 0);
+}
