@@ -1,11 +1,14 @@
 #include "trigger/dump.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "lib/fd.h"
+#include "lib/job.h"
 #include "lib/log.h"
 
 /* How long CRIU may go without any sign of work before it is given up. */
@@ -52,8 +55,11 @@ static int send_request(const struct dump_request *request, int socket, struct e
     options.tcp_established = request->tcp == TCP_MODE_ESTABLISHED;
     options.has_tcp_close = true;
     options.tcp_close = request->tcp == TCP_MODE_CLOSE;
+    /* Only open connections need it, and making the nftables table alone takes
+     * 17 ms (criu/net.c, network_lock). */
     options.has_network_lock = true;
-    options.network_lock = CRIU_NETWORK_LOCK_METHOD__NFTABLES;
+    options.network_lock = options.tcp_established ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
+                                                   : CRIU_NETWORK_LOCK_METHOD__SKIP;
     options.n_external = count_strings(request->external);
     options.external = (char **)request->external;
     CriuReq message = CRIU_REQ__INIT;
@@ -65,6 +71,7 @@ static int send_request(const struct dump_request *request, int socket, struct e
 int dump_prepare(const struct dump_request *request, struct dump *out, struct err *err)
 {
     struct dump dump = DUMP_NONE;
+    dump.job_name = request->job_name;
     snprintf(dump.log_path, sizeof(dump.log_path), "%s/" LOG_NAME, request->images_path);
     int error = criu_worker_start(request->criu, request->inside, &dump.worker, err);
     if (error)
@@ -84,11 +91,35 @@ static void free_response(CriuResp **response)
         criu_resp__free_unpacked(*response, NULL);
 }
 
+/* The draft, with the log in it, is about to go: a copy stays. */
+static int keep_log(const struct dump *dump, char *path, size_t size)
+{
+    char directory[PATH_MAX - 16];
+    struct err ignored;
+    int error =
+        job_make_log_directory(dump->job_name, directory, sizeof(directory), &ignored);
+    if (error)
+        return error;
+    snprintf(path, size, "%s/" LOG_NAME, directory);
+    _cleanup_close_ int from = open(dump->log_path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    _cleanup_close_ int to =
+        open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return from < 0 || to < 0 ? -errno : fd_copy(from, to);
+}
+
+static int explain(const struct dump *dump, const char *what, const CriuResp *response,
+                   struct err *err)
+{
+    char path[PATH_MAX];
+    bool kept = keep_log(dump, path, sizeof(path)) == 0;
+    return criu_explain(what, response, kept ? path : dump->log_path, err);
+}
+
 static int receive(struct dump *dump, CriuResp **out, struct err *err)
 {
     int error = criu_receive(dump->worker.socket, dump->worker.pid, STALL_MS, out, err);
     if (error == -EPIPE)
-        return criu_explain("the dump failed", NULL, dump->log_path, err);
+        return explain(dump, "the dump failed", NULL, err);
     return error;
 }
 
@@ -110,7 +141,7 @@ int dump_await_ready(struct dump *dump, struct err *err)
         else if (response->type == CRIU_REQ_TYPE__NOTIFY)
             error = criu_acknowledge(dump->worker.socket, true, err);
         else
-            return criu_explain("CRIU cannot dump here", response, dump->log_path, err);
+            return explain(dump, "CRIU cannot dump here", response, err);
         if (error)
             return error;
     }
@@ -132,7 +163,7 @@ int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err
                 return refused; /* *err tells why: `dumped` filled it */
             if (response->success)
                 return 0;
-            return criu_explain("the dump failed", response, dump->log_path, err);
+            return explain(dump, "the dump failed", response, err);
         }
         if (dumped && is_notification(response, "post-dump"))
             refused = dumped(context, err);

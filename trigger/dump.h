@@ -24,6 +24,7 @@ enum tcp_mode { TCP_MODE_NONE, TCP_MODE_ESTABLISHED, TCP_MODE_CLOSE };
 struct dump_request {
     const char *criu;
     const char *images_path; /* absolute: an images_dir_fd cannot cross pid namespaces */
+    const char *job_name;    /* a failure's log is kept under it: job_make_log_directory() */
     const char *group_path;  /* frozen by the caller before dump_perform() */
     pid_t inside;            /* a restored tree's init in our pid namespace, or 0 */
     pid_t root;              /* the tree's root as its own namespace numbers it */
@@ -36,6 +37,7 @@ struct dump_request {
 struct dump {
     struct criu_worker worker;
     bool ready; /* parked at pre-dump */
+    const char *job_name;
     char log_path[4096];
 };
 

@@ -1,0 +1,289 @@
+#include "restore/restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "lib/dir.h"
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "restore/adopt.h"
+
+#define STALL_MS (60 * 1000)
+#define LOG_NAME "restore.log"
+
+/* Reads the memory pages' sums beside CRIU. */
+struct verification {
+    const struct image *image;
+    pthread_t thread;
+    bool running;
+    volatile bool cancel;
+    int result;
+    struct err err;
+};
+
+static void *verify_in_thread(void *context)
+{
+    struct verification *self = context;
+    self->result = image_verify_pages(self->image, &self->cancel, &self->err);
+    return NULL;
+}
+
+static int verification_start(struct verification *self, const struct image *image, struct err *err)
+{
+    self->image = image;
+    int errnum = pthread_create(&self->thread, NULL, verify_in_thread, self);
+    if (errnum)
+        return err_set(err, errnum, "start a thread");
+    self->running = true;
+    return 0;
+}
+
+static int verification_await(struct verification *self, struct err *err)
+{
+    if (self->running)
+        pthread_join(self->thread, NULL);
+    self->running = false;
+    if (self->result)
+        *err = self->err;
+    return self->result;
+}
+
+static void verification_cancel(struct verification *self)
+{
+    self->cancel = true;
+    struct err ignored;
+    verification_await(self, &ignored);
+}
+
+/* The image brings the library that its processes have mapped; CRIU maps it again
+ * from the path where it was. */
+static int place_preload(const struct image *image, struct restored *out, struct err *err)
+{
+    const Freezepoint__Preload *preload = image->manifest->preload;
+    char path[PATH_MAX], hash[NAME_MAX], placed[PATH_MAX];
+    snprintf(path, sizeof(path), "%.*s", (int)preload->path.len, (const char *)preload->path.data);
+    static const char prefix[] = JOB_RUNTIME_ROOT "/.preload/";
+    size_t length = strlen(path);
+    if (strncmp(path, prefix, sizeof(prefix) - 1) != 0 || strchr(path + sizeof(prefix) - 1, '/') ||
+        length < sizeof(prefix) + 3 || strcmp(path + length - 3, ".so") != 0)
+        return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
+    snprintf(hash, sizeof(hash), "%.*s", (int)(length - 3 - (sizeof(prefix) - 1)),
+             path + sizeof(prefix) - 1);
+    _cleanup_close_ int fd =
+        openat(image->dirfd, IMAGE_PRELOAD, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    struct stat about;
+    if (fd < 0 || fstat(fd, &about) < 0)
+        return err_set(err, errno, "open '%s/" IMAGE_PRELOAD "'", image->path);
+    _cleanup_free_ void *bytes = malloc((size_t)about.st_size + 1);
+    if (!bytes || fd_read_all(fd, bytes, (size_t)about.st_size) != about.st_size)
+        return err_text(err, EIO, "read '%s/" IMAGE_PRELOAD "'", image->path);
+    int error =
+        job_place_preload(hash, bytes, (size_t)about.st_size, placed, sizeof(placed), err);
+    if (error)
+        return error;
+    out->preload_size = (size_t)about.st_size;
+    out->preload_bytes = steal_pointer(&bytes);
+    return 0;
+}
+
+static int open_work_directory(const char *name, char *log_path, size_t size, struct err *err)
+{
+    char path[PATH_MAX - 16];
+    int error = job_make_log_directory(name, path, sizeof(path), err);
+    if (error)
+        return error;
+    snprintf(log_path, size, "%s/" LOG_NAME, path);
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? err_set(err, errno, "open '%s'", path) : fd;
+}
+
+/* Pairs the image's keys with the descriptors of the plan; each key once. */
+static size_t pair_streams(const struct restore_request *request, InheritFd *entries,
+                           InheritFd **list, int *streams)
+{
+    const Freezepoint__Manifest *manifest = request->image->manifest;
+    size_t count = 0;
+    for (size_t i = 0; i < manifest->n_stdio; i++) {
+        const Freezepoint__Stdio *stream = manifest->stdio[i];
+        bool known = stream->fd > 2 || stream->kind == FREEZEPOINT__STDIO_KIND__STDIO_OTHER ||
+                     request->plan->app_fd[stream->fd] < 0;
+        for (size_t k = 0; k < count && !known; k++)
+            known = !strcmp(entries[k].key, stream->key);
+        if (known || count == 3)
+            continue;
+        inherit_fd__init(&entries[count]);
+        entries[count].key = stream->key;
+        entries[count].fd = streams[count] = request->plan->app_fd[stream->fd];
+        list[count] = &entries[count];
+        count++;
+    }
+    return count;
+}
+
+static int send_request(const struct restore_request *request, const struct init *init,
+                        InheritFd **streams, size_t stream_count, struct err *err)
+{
+    const Freezepoint__Manifest *manifest = request->image->manifest;
+    CriuOpts options = CRIU_OPTS__INIT;
+    options.images_dir_fd = -1;
+    options.images_dir = (char *)request->image->criu_path;
+    options.has_work_dir_fd = true;
+    options.work_dir_fd = init->work_fd;
+    options.log_file = (char *)LOG_NAME;
+    options.has_log_level = true;
+    options.log_level = request->criu_log_level;
+    options.has_notify_scripts = true;
+    options.notify_scripts = true;
+    options.has_rst_sibling = true;
+    options.rst_sibling = true;
+    options.has_manage_cgroups_mode = true;
+    options.manage_cgroups_mode = CRIU_CG_MODE__IGNORE;
+    options.has_ext_unix_sk = true;
+    options.ext_unix_sk = true;
+    options.has_file_locks = true;
+    options.file_locks = true;
+    options.has_link_remap = true;
+    options.link_remap = true;
+    options.has_tcp_established = true;
+    options.tcp_established = manifest->tcp == FREEZEPOINT__TCP_MODE__TCP_ESTABLISHED &&
+                              !request->tcp_close;
+    options.has_tcp_close = true;
+    options.tcp_close = manifest->tcp == FREEZEPOINT__TCP_MODE__TCP_CLOSE || request->tcp_close;
+    /* Only open connections need it, and making the nftables table alone takes
+     * 17 ms (criu/net.c, network_lock). */
+    options.has_network_lock = true;
+    options.network_lock = options.tcp_established ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
+                                                   : CRIU_NETWORK_LOCK_METHOD__SKIP;
+    options.n_inherit_fd = stream_count;
+    options.inherit_fd = streams;
+    CriuReq message = CRIU_REQ__INIT;
+    message.type = CRIU_REQ_TYPE__RESTORE;
+    message.opts = &options;
+    return criu_send(init->worker.socket, &message, err);
+}
+
+static void free_response(CriuResp **response)
+{
+    if (*response)
+        criu_resp__free_unpacked(*response, NULL);
+}
+
+/* CRIU's pre-resume: memory and registers are the image's, nothing runs yet. */
+static int before_resume(const struct restore_request *request, struct verification *verification,
+                         struct restored *out, struct err *err)
+{
+    int error = verification_await(verification, err);
+    if (error)
+        return error;
+    error = adopt_tree(request->job, request->image->manifest, request->image->generation,
+                       &out->root, err);
+    return error ? error : keeper_settle(request->keeper, err);
+}
+
+static int talk(const struct restore_request *request, struct init *init,
+                struct verification *verification, const char *log_path, struct restored *out,
+                struct err *err)
+{
+    int refused = 0;
+    for (;;) {
+        _cleanup_(free_response) CriuResp *response = NULL;
+        int error =
+            criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
+        if (refused && (error || response->type != CRIU_REQ_TYPE__NOTIFY))
+            return refused;
+        if (error == -EPIPE)
+            return criu_explain("the restore failed", NULL, log_path, err);
+        if (error)
+            return error;
+        if (response->type != CRIU_REQ_TYPE__NOTIFY) {
+            if (response->success)
+                return 0;
+            return criu_explain("the restore failed", response, log_path, err);
+        }
+        if (response->notify && response->notify->script &&
+            !strcmp(response->notify->script, "pre-resume"))
+            refused = before_resume(request, verification, out, err);
+        struct err send_err;
+        error = criu_acknowledge(init->worker.socket, refused == 0, refused ? &send_err : err);
+        if (error && !refused)
+            return error;
+    }
+}
+
+static int run_restore(const struct restore_request *request, struct verification *verification,
+                       struct restored *out, struct err *err)
+{
+    char log_path[PATH_MAX];
+    _cleanup_close_ int work_fd =
+        open_work_directory(request->job->name, log_path, sizeof(log_path), err);
+    if (work_fd < 0)
+        return work_fd;
+    InheritFd entries[3], *list[3];
+    int streams[3];
+    size_t stream_count = pair_streams(request, entries, list, streams);
+    struct init_request init_request = {
+        .criu = request->criu,
+        .group_fd = request->job->group.fd,
+        .work_fd = work_fd,
+        .root = (pid_t)request->image->manifest->root_pid,
+        .max_pid = (pid_t)request->image->manifest->max_pid,
+        .streams = streams,
+        .stream_count = stream_count,
+    };
+    int error = init_start(&init_request, &out->init, err);
+    if (error)
+        return error;
+    struct keeper_guard guard = {.worker = out->init.worker.pidfd, .kill_worker = true};
+    error = keeper_guard_set(request->keeper, &guard, err);
+    if (!error)
+        error = send_request(request, &out->init, list, stream_count, err);
+    if (!error)
+        error = talk(request, &out->init, verification, log_path, out, err);
+    return error;
+}
+
+int restore_image(const struct restore_request *request, struct restored *out, struct err *err)
+{
+    *out = (struct restored){.init = INIT_NONE, .root_pidfd = -1};
+    uint64_t start_ns = proc_monotonic_ns();
+    int error = image_verify_small(request->image, err);
+    if (!error)
+        error = place_preload(request->image, out, err);
+    out->verify_ns = proc_monotonic_ns() - start_ns;
+    struct verification verification = {0};
+    if (!error)
+        error = verification_start(&verification, request->image, err);
+    if (!error)
+        error = run_restore(request, &verification, out, err);
+    /* After a failure it stays: input must not begin, and the keeper is about to
+     * be ended. */
+    if (!error)
+        error = keeper_guard_clear(request->keeper, err);
+    out->criu_ns = proc_monotonic_ns() - start_ns - out->verify_ns;
+    if (!error) {
+        out->root_pidfd = proc_pidfd_open(out->root);
+        if (out->root_pidfd < 0 && out->root_pidfd != -ESRCH)
+            error = err_set(err, -out->root_pidfd, "pidfd_open");
+    }
+    verification_cancel(&verification);
+    if (error) {
+        init_kill(&out->init);
+        restored_release(out);
+    }
+    return error;
+}
+
+void restored_release(struct restored *restored)
+{
+    init_release(&restored->init);
+    fd_close(&restored->root_pidfd);
+    cleanup_free(&restored->preload_bytes);
+    restored->preload_bytes = NULL;
+}

@@ -1,0 +1,285 @@
+#include "trigger/checkpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+
+#define FREEZE_TIMEOUT_MS (10 * 1000)
+
+/* The library belongs to the image: /run does not outlive a reboot. */
+static int save_preload(const struct checkpoint *checkpoint, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    char path[PATH_MAX];
+    snprintf(path, sizeof(path), "%s/" IMAGE_PRELOAD, checkpoint->draft.path);
+    _cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_set(err, errno, "make '%s'", path);
+    ssize_t n = fd_write_all(fd, job->preload_bytes, job->preload_size);
+    return n < 0 ? err_set(err, (int)-n, "write '%s'", path) : 0;
+}
+
+static int start_worker(struct checkpoint *checkpoint, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    pid_t root = describe_root(job->job->group.fd, err);
+    if (root < 0)
+        return root;
+    struct proc_info info;
+    int error = proc_read(root, &info, err);
+    if (error)
+        return error;
+    const char *external[4] = {NULL};
+    size_t count = 0;
+    for (int i = 0; i < 3; i++) {
+        const struct stdio_stream *stream = &job->streams[i];
+        bool known = false;
+        for (size_t k = 0; k < count; k++)
+            known |= !strcmp(external[k], stream->key);
+        if (stream->kind == STDIO_TTY && !known)
+            external[count++] = stream->key;
+    }
+    struct dump_request request = {
+        .criu = job->criu,
+        .images_path = checkpoint->draft.criu_path,
+        .job_name = job->job->name,
+        .group_path = job->job->group.path,
+        .inside = job->init,
+        .root = info.inner_pid,
+        .external = external,
+        .tcp = job->tcp,
+        .leave_running = !job->then_stop,
+        .log_level = job->criu_log_level,
+    };
+    error = dump_prepare(&request, &checkpoint->dump, err);
+    if (error)
+        return error;
+    checkpoint->root = root;
+    struct keeper_guard guard = {.worker = checkpoint->dump.worker.pidfd,
+                                 .draft = checkpoint->draft.path};
+    return keeper_guard_set(job->keeper, &guard, err);
+}
+
+int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job, struct err *err)
+{
+    checkpoint->job = job;
+    int error = 0;
+    if (!checkpoint->draft_open) {
+        error = image_draft_begin(job->store, job->image_name, &checkpoint->draft, err);
+        if (error)
+            return error;
+        checkpoint->draft_open = true;
+        error = save_preload(checkpoint, err);
+    }
+    if (!error)
+        error = start_worker(checkpoint, err);
+    if (error)
+        checkpoint_release(checkpoint);
+    else
+        checkpoint->armed = true;
+    return error;
+}
+
+/* Thaws whatever way the scope is left. */
+struct thaw_guard {
+    int group_fd;
+    bool frozen;
+};
+
+static void thaw(struct thaw_guard *guard)
+{
+    struct err err;
+    if (guard->frozen && cgroup_set_frozen(guard->group_fd, false, FREEZE_TIMEOUT_MS, &err))
+        log_warning("freeze", "%s", err.text);
+    guard->frozen = false;
+}
+
+static void commit(struct checkpoint *checkpoint)
+{
+    checkpoint->commit_result = image_draft_commit(&checkpoint->draft, checkpoint->manifest,
+                                                   &checkpoint->generation, &checkpoint->commit_err);
+}
+
+static void *commit_in_thread(void *context)
+{
+    struct checkpoint *checkpoint = context;
+    commit(checkpoint);
+    eventfd_write(checkpoint->done_fd, 1);
+    return NULL;
+}
+
+static int start_commit(struct checkpoint *checkpoint, struct err *err)
+{
+    checkpoint->done_fd = eventfd(0, EFD_CLOEXEC);
+    if (checkpoint->done_fd < 0)
+        return err_set(err, errno, "eventfd");
+    int errnum = pthread_create(&checkpoint->thread, NULL, commit_in_thread, checkpoint);
+    if (errnum)
+        return err_set(err, errnum, "start a thread");
+    checkpoint->committing = true;
+    return 0;
+}
+
+/* CRIU's post-dump: the images are complete, the tree is still frozen, and will
+ * be ended unless this fails. */
+static int commit_before_stop(void *context, struct err *err)
+{
+    struct checkpoint *checkpoint = context;
+    commit(checkpoint);
+    if (checkpoint->commit_result)
+        *err = checkpoint->commit_err;
+    return checkpoint->commit_result;
+}
+
+struct stop_context {
+    struct checkpoint *checkpoint;
+    struct hit *hit;
+    bool committed;
+};
+
+static int dumped_before_stop(void *context, struct err *err)
+{
+    struct stop_context *stop = context;
+    stop->hit->dumped_ns = proc_monotonic_ns();
+    describe_timings(stop->checkpoint->manifest, stop->hit);
+    int error = commit_before_stop(stop->checkpoint, err);
+    stop->committed = !error;
+    return error;
+}
+
+static int dump_frozen(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    checkpoint->manifest = describe_group(job, hit, checkpoint->root, err);
+    if (!checkpoint->manifest)
+        return -err->errnum;
+    struct stop_context stop = {.checkpoint = checkpoint, .hit = hit};
+    int error = dump_perform(&checkpoint->dump, job->then_stop ? dumped_before_stop : NULL, &stop,
+                             err);
+    if (!job->then_stop)
+        hit->dumped_ns = proc_monotonic_ns();
+    /* A worker in a restored tree's pid namespace dies with the tree that it ends,
+     * often before it can answer.  Whether it was that or something else: the
+     * image stands, and nothing has run since it was taken. */
+    if (error && stop.committed)
+        error = cgroup_kill(job->job->group.fd, err);
+    return error;
+}
+
+static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit,
+                           void (*release)(void *), void *context, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    int group_fd = job->job->group.fd;
+    _cleanup_(thaw) struct thaw_guard guard = {.group_fd = group_fd, .frozen = true};
+    int error = cgroup_write_freeze(group_fd, true, err);
+    release(context);
+    if (!error)
+        error = cgroup_wait_frozen(group_fd, true, FREEZE_TIMEOUT_MS, err);
+    if (error)
+        return err_wrap(err, "freeze the job");
+    hit->frozen_ns = proc_monotonic_ns();
+    error = dump_frozen(checkpoint, hit, err);
+    thaw(&guard);
+    if (!error && !job->then_stop)
+        hit->thawed_ns = proc_monotonic_ns();
+    return error;
+}
+
+/* The worker was told a root that may have ended since (a program that puts
+ * itself into the background). */
+static int ready_worker(struct checkpoint *checkpoint, struct err *err)
+{
+    pid_t root = describe_root(checkpoint->job->job->group.fd, err);
+    if (root < 0)
+        return root;
+    if (root != checkpoint->root) {
+        dump_end(&checkpoint->dump);
+        int error = start_worker(checkpoint, err);
+        if (error)
+            return error;
+    }
+    return dump_await_ready(&checkpoint->dump, err);
+}
+
+static int take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
+                void *context, struct err *err)
+{
+    int error = ready_worker(checkpoint, err);
+    if (error) {
+        release(context);
+        return error;
+    }
+    hit->dump_ready_ns = proc_monotonic_ns();
+    error = freeze_and_dump(checkpoint, hit, release, context, err);
+    dump_end(&checkpoint->dump);
+    return error;
+}
+
+int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
+                    void *context, bool *stopped, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    checkpoint->armed = false;
+    *stopped = false;
+    int error = take(checkpoint, hit, release, context, err);
+    if (!error && job->then_stop) {
+        *stopped = true;
+        return 0;
+    }
+    if (!error) {
+        describe_timings(checkpoint->manifest, hit);
+        error = start_commit(checkpoint, err);
+    }
+    if (error)
+        checkpoint_release(checkpoint);
+    return error;
+}
+
+static void clear_guard(const struct checkpoint *checkpoint)
+{
+    struct err err;
+    if (checkpoint->job && checkpoint->job->keeper &&
+        keeper_guard_clear(checkpoint->job->keeper, &err))
+        log_warning("keeper", "%s", err.text);
+}
+
+int checkpoint_finish(struct checkpoint *checkpoint, uint64_t *generation, struct err *err)
+{
+    if (checkpoint->committing)
+        pthread_join(checkpoint->thread, NULL);
+    checkpoint->committing = false;
+    int error = checkpoint->commit_result;
+    *generation = checkpoint->generation;
+    if (error)
+        *err = checkpoint->commit_err;
+    checkpoint_release(checkpoint);
+    return error;
+}
+
+void checkpoint_release(struct checkpoint *checkpoint)
+{
+    if (checkpoint->committing)
+        pthread_join(checkpoint->thread, NULL);
+    dump_end(&checkpoint->dump);
+    if (checkpoint->draft_open)
+        image_draft_abandon(&checkpoint->draft);
+    if (checkpoint->draft_open)
+        clear_guard(checkpoint);
+    if (checkpoint->manifest)
+        freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
+    fd_close(&checkpoint->done_fd);
+    const struct supervision *job = checkpoint->job;
+    *checkpoint = CHECKPOINT_NONE;
+    checkpoint->job = job;
+}

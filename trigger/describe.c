@@ -1,0 +1,346 @@
+#include "trigger/describe.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#include "lib/fd.h"
+#include "lib/proc.h"
+#include "preload/abi.h"
+
+static char *copy(const char *text)
+{
+    char *copied = strdup(text ? text : "");
+    return copied ? copied : (char *)protobuf_c_empty_string;
+}
+
+static ProtobufCBinaryData copy_bytes(const char *text)
+{
+    ProtobufCBinaryData data = {.len = strlen(text)};
+    data.data = malloc(data.len + 1);
+    if (!data.data)
+        data.len = 0;
+    else
+        memcpy(data.data, text, data.len);
+    return data;
+}
+
+/* Grows a repeated field by one zeroed, initialised message. */
+#define ADD(manifest, field, type, init)                                                           \
+    ({                                                                                             \
+        type *added_ = calloc(1, sizeof(type));                                                    \
+        type **list_ =                                                                             \
+            reallocarray((manifest)->field, (manifest)->n_##field + 1, sizeof(type *));            \
+        if (list_)                                                                                 \
+            (manifest)->field = list_;                                                             \
+        if (added_ && list_) {                                                                     \
+            init(added_);                                                                          \
+            list_[(manifest)->n_##field++] = added_;                                               \
+        } else {                                                                                   \
+            free(added_);                                                                          \
+            added_ = NULL;                                                                         \
+        }                                                                                          \
+        added_;                                                                                    \
+    })
+
+static void read_line(const char *path, char *line, size_t size)
+{
+    line[0] = '\0';
+    _cleanup_fclose_ FILE *file = fopen(path, "re");
+    if (file && fgets(line, (int)size, file))
+        line[strcspn(line, "\n")] = '\0';
+}
+
+static Freezepoint__Host *describe_host(void)
+{
+    Freezepoint__Host *host = calloc(1, sizeof(*host));
+    if (!host)
+        return NULL;
+    freezepoint__host__init(host);
+    struct utsname names;
+    uname(&names);
+    char boot_id[64];
+    read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
+    host->hostname = copy(names.nodename);
+    host->kernel_release = copy(names.release);
+    host->architecture = copy(names.machine);
+    host->boot_id = copy(boot_id);
+    return host;
+}
+
+static Freezepoint__Point *describe_point(const struct supervision *job, const struct hit *hit)
+{
+    Freezepoint__Point *point = calloc(1, sizeof(*point));
+    if (!point)
+        return NULL;
+    freezepoint__point__init(point);
+    const struct supervised_point *given = &job->points[hit->rule];
+    point->spec = copy(given->spec);
+    point->library = copy_bytes(given->library);
+    point->function = copy(given->function);
+    point->hit = hit->number;
+    point->rule = (uint32_t)hit->rule;
+    struct proc_info thread;
+    struct err ignored;
+    if (proc_read(hit->tid, &thread, &ignored) == 0) {
+        point->tid = (uint32_t)thread.inner_pid;
+        point->pid = (uint32_t)thread.inner_tgid;
+        point->comm = copy_bytes(thread.comm);
+    }
+    return point;
+}
+
+static Freezepoint__Command *describe_command(const struct supervision *job)
+{
+    Freezepoint__Command *command = calloc(1, sizeof(*command));
+    if (!command)
+        return NULL;
+    freezepoint__command__init(command);
+    size_t count = 0;
+    while (job->argv[count])
+        count++;
+    command->argv = calloc(count, sizeof(*command->argv));
+    for (size_t i = 0; command->argv && i < count; i++)
+        command->argv[command->n_argv++] = copy_bytes(job->argv[i]);
+    command->executable = copy_bytes(job->executable);
+    command->cwd = copy_bytes(job->cwd);
+    return command;
+}
+
+static Freezepoint__Preload *describe_preload(const struct supervision *job)
+{
+    Freezepoint__Preload *preload = calloc(1, sizeof(*preload));
+    if (!preload)
+        return NULL;
+    freezepoint__preload__init(preload);
+    preload->path = copy_bytes(job->preload_path);
+    preload->file = copy_bytes(IMAGE_PRELOAD);
+    preload->control_offset = job->control_offset;
+    return preload;
+}
+
+static void describe_rules(const struct supervision *job, Freezepoint__Manifest *manifest)
+{
+    for (size_t i = 0; i < job->point_count; i++) {
+        const struct supervised_point *point = &job->points[i];
+        Freezepoint__Rule *rule = ADD(manifest, points, Freezepoint__Rule, freezepoint__rule__init);
+        if (!rule)
+            return;
+        rule->spec = copy(point->spec);
+        rule->library = copy_bytes(point->library);
+        rule->function = copy(point->function);
+        rule->first = point->first;
+        rule->every = point->every;
+        rule->done = point->done;
+    }
+}
+
+static Freezepoint__StdioKind stdio_kind_of(enum stdio_kind kind)
+{
+    switch (kind) {
+    case STDIO_PIPE:
+        return FREEZEPOINT__STDIO_KIND__STDIO_PIPE;
+    case STDIO_TTY:
+        return FREEZEPOINT__STDIO_KIND__STDIO_TTY;
+    case STDIO_UNUSED:
+        break;
+    }
+    return FREEZEPOINT__STDIO_KIND__STDIO_OTHER;
+}
+
+static void describe_streams(const struct supervision *job, Freezepoint__Manifest *manifest)
+{
+    for (uint32_t fd = 0; fd < 3; fd++) {
+        const struct stdio_stream *stream = &job->streams[fd];
+        Freezepoint__Stdio *entry =
+            ADD(manifest, stdio, Freezepoint__Stdio, freezepoint__stdio__init);
+        if (!entry)
+            return;
+        entry->fd = fd;
+        entry->kind = stdio_kind_of(stream->kind);
+        entry->key = copy(stream->key);
+        entry->direction = fd == 0 ? FREEZEPOINT__STDIO_DIRECTION__STDIO_INPUT
+                                   : FREEZEPOINT__STDIO_DIRECTION__STDIO_OUTPUT;
+    }
+}
+
+static uint64_t find_control(const struct supervision *job, pid_t pid)
+{
+    uint64_t address;
+    if (proc_find_mapping(pid, job->preload_path, &address))
+        return 0;
+    address += job->control_offset;
+    uint64_t magic;
+    if (proc_memory_read(pid, address, &magic, sizeof(magic)) || magic != FZ_CONTROL_MAGIC)
+        return 0;
+    return address;
+}
+
+static uint32_t highest_thread(pid_t pid, uint32_t highest)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    _cleanup_closedir_ DIR *tasks = opendir(path);
+    struct err ignored;
+    for (struct dirent *entry; tasks && (entry = readdir(tasks));) {
+        struct proc_info thread;
+        if (entry->d_name[0] != '.' && proc_read(atoi(entry->d_name), &thread, &ignored) == 0 &&
+            (uint32_t)thread.inner_pid > highest)
+            highest = (uint32_t)thread.inner_pid;
+    }
+    return highest;
+}
+
+struct fingerprints {
+    Freezepoint__Manifest *manifest;
+    const char *preload_path;
+};
+
+static void add_fingerprint(const char *path, void *context)
+{
+    struct fingerprints *prints = context;
+    Freezepoint__Manifest *manifest = prints->manifest;
+    if (!strcmp(path, prints->preload_path))
+        return;
+    for (size_t i = 0; i < manifest->n_fingerprint; i++) {
+        const ProtobufCBinaryData *known = &manifest->fingerprint[i]->path;
+        if (known->len == strlen(path) && !memcmp(known->data, path, known->len))
+            return;
+    }
+    struct stat about;
+    if (stat(path, &about) < 0 || !S_ISREG(about.st_mode))
+        return;
+    Freezepoint__Fingerprint *print =
+        ADD(manifest, fingerprint, Freezepoint__Fingerprint, freezepoint__fingerprint__init);
+    if (!print)
+        return;
+    print->path = copy_bytes(path);
+    print->size = (uint64_t)about.st_size;
+    print->mtime_ns = about.st_mtim.tv_sec * 1000000000LL + about.st_mtim.tv_nsec;
+    print->inode = about.st_ino;
+}
+
+static void describe_process(const struct supervision *job, pid_t pid,
+                             Freezepoint__Manifest *manifest)
+{
+    struct proc_info info, parent;
+    struct err ignored;
+    if (proc_read(pid, &info, &ignored))
+        return;
+    Freezepoint__Process *process =
+        ADD(manifest, processes, Freezepoint__Process, freezepoint__process__init);
+    if (!process)
+        return;
+    char executable[4096];
+    proc_link(pid, "exe", executable, sizeof(executable));
+    process->pid = (uint32_t)info.inner_pid;
+    if (proc_read(info.parent, &parent, &ignored) == 0)
+        process->ppid = (uint32_t)parent.inner_pid;
+    process->comm = copy_bytes(info.comm);
+    process->executable = copy_bytes(executable);
+    process->threads = info.threads;
+    process->rss_bytes = info.rss_bytes;
+    process->control_address = find_control(job, pid);
+    manifest->max_pid = highest_thread(pid, manifest->max_pid);
+    struct fingerprints prints = {.manifest = manifest, .preload_path = job->preload_path};
+    add_fingerprint(executable, &prints);
+    proc_mapped_files(pid, add_fingerprint, &prints);
+}
+
+static Freezepoint__TcpMode tcp_of(enum tcp_mode mode)
+{
+    switch (mode) {
+    case TCP_MODE_ESTABLISHED:
+        return FREEZEPOINT__TCP_MODE__TCP_ESTABLISHED;
+    case TCP_MODE_CLOSE:
+        return FREEZEPOINT__TCP_MODE__TCP_CLOSE;
+    case TCP_MODE_NONE:
+        break;
+    }
+    return FREEZEPOINT__TCP_MODE__TCP_NONE;
+}
+
+void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit)
+{
+    Freezepoint__Timings *timings = manifest->timings;
+    timings->notified_ns = hit->notified_ns;
+    timings->frozen_ns = hit->frozen_ns;
+    timings->dump_ready_ns = hit->dump_ready_ns;
+    timings->dumped_ns = hit->dumped_ns;
+    timings->thawed_ns = hit->thawed_ns;
+}
+
+pid_t describe_root(int group_fd, struct err *err)
+{
+    _cleanup_free_ pid_t *pids = NULL;
+    ssize_t count = cgroup_processes(group_fd, &pids, err);
+    if (count < 0)
+        return (pid_t)count;
+    pid_t root = 0;
+    size_t roots = 0;
+    for (ssize_t i = 0; i < count; i++) {
+        struct proc_info info;
+        if (proc_read(pids[i], &info, err) || info.state == 'Z')
+            continue;
+        bool inside = false;
+        for (ssize_t j = 0; j < count && !inside; j++)
+            inside = pids[j] == info.parent;
+        if (!inside) {
+            root = pids[i];
+            roots++;
+        }
+    }
+    if (roots == 1)
+        return root;
+    if (roots == 0)
+        return err_text(err, ESRCH, "the job has no process left");
+    return err_text(err, ENOTSUP,
+                    "the job is %zu separate process trees (the program put itself into the "
+                    "background and ended), and CRIU dumps one; keep it in the foreground",
+                    roots);
+}
+
+Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
+                                      pid_t root, struct err *err)
+{
+    Freezepoint__Manifest *manifest = calloc(1, sizeof(*manifest));
+    if (!manifest) {
+        err_set(err, ENOMEM, "manifest");
+        return NULL;
+    }
+    freezepoint__manifest__init(manifest);
+    manifest->created_unix_ns = proc_realtime_ns();
+    manifest->name = copy(job->image_name);
+    manifest->freezepoint_version = copy(FREEZEPOINT_VERSION);
+    manifest->criu_version = copy(job->criu_version);
+    manifest->host = describe_host();
+    manifest->reason = FREEZEPOINT__REASON__REASON_POINT;
+    manifest->point = describe_point(job, hit);
+    manifest->then_stop = job->then_stop;
+    manifest->tcp = tcp_of(job->tcp);
+    manifest->command = describe_command(job);
+    manifest->preload = describe_preload(job);
+    manifest->timings = calloc(1, sizeof(*manifest->timings));
+    if (manifest->timings)
+        freezepoint__timings__init(manifest->timings);
+    describe_rules(job, manifest);
+    describe_streams(job, manifest);
+    struct proc_info info;
+    if (proc_read(root, &info, err) == 0)
+        manifest->root_pid = (uint32_t)info.inner_pid;
+    _cleanup_free_ pid_t *pids = NULL;
+    ssize_t count = cgroup_processes(job->job->group.fd, &pids, err);
+    for (ssize_t i = 0; i < count; i++)
+        describe_process(job, pids[i], manifest);
+    if (!manifest->host || !manifest->point || !manifest->command || !manifest->preload ||
+        !manifest->timings || manifest->n_processes == 0) {
+        freezepoint__manifest__free_unpacked(manifest, NULL);
+        err_text(err, count < 0 ? err->errnum : ENOMEM, "the job could not be described");
+        return NULL;
+    }
+    return manifest;
+}

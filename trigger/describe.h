@@ -1,0 +1,32 @@
+/*
+ * The manifest's picture of a live group: its processes, their control blocks,
+ * the program's files.
+ */
+#ifndef FREEZEPOINT_DESCRIBE_H
+#define FREEZEPOINT_DESCRIBE_H
+
+#include "lib/err.h"
+#include "manifest.pb-c.h"
+#include "trigger/supervision.h"
+
+/* A hit, as the no-op syscall told of it (untrusted, except pid and tid). */
+struct hit {
+    size_t rule;
+    uint64_t number;
+    pid_t tid; /* in our pid namespace */
+    uint64_t notified_ns, frozen_ns, dump_ready_ns, dumped_ns, thawed_ns;
+};
+
+/* Returns a new manifest, to be freed with freezepoint__manifest__free_unpacked(),
+ * or NULL.  The group should be frozen.  `root` is in our pid namespace. */
+Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
+                                      pid_t root, struct err *err);
+
+/* Copies the times of `hit` into it. */
+void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);
+
+/* The one process of the group whose parent is outside it, in our pid namespace;
+ * -errno where there is none or more than one tree. */
+pid_t describe_root(int group_fd, struct err *err);
+
+#endif

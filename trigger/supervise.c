@@ -1,0 +1,392 @@
+#include "trigger/supervise.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "lib/proc.h"
+#include "preload/abi.h"
+#include "trigger/checkpoint.h"
+#include "trigger/filter.h"
+#include "trigger/rearm.h"
+#include "trigger/signals.h"
+
+struct supervisor {
+    const struct supervision *job;
+    struct supervise_result *result;
+    struct checkpoint checkpoint;
+    int epoll_fd;
+    int signal_fd;
+    int events_fd;     /* cgroup.events */
+    int commit_fd;     /* the checkpoint's done_fd while it is in the loop, else -1 */
+    bool child_ended;
+    bool status_known;
+    bool group_empty;
+    bool gave_up;      /* no further checkpoints */
+};
+
+/* What an epoll event is about: a kind and a descriptor. */
+enum source { SOURCE_SIGNAL, SOURCE_LISTENER, SOURCE_REARM, SOURCE_GROUP, SOURCE_CHILD,
+              SOURCE_INIT, SOURCE_COMMIT, SOURCE_KEEPER };
+
+static uint64_t event_tag(enum source source, int fd)
+{
+    return (uint64_t)source << 32 | (uint32_t)fd;
+}
+
+static int watch(struct supervisor *self, enum source source, int fd, uint32_t events,
+                 struct err *err)
+{
+    struct epoll_event event = {.events = events, .data.u64 = event_tag(source, fd)};
+    if (epoll_ctl(self->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+        return err_set(err, errno, "watch a descriptor");
+    return 0;
+}
+
+static void unwatch(struct supervisor *self, int fd)
+{
+    epoll_ctl(self->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+__attribute__((format(printf, 2, 3))) static void say(const struct supervisor *self,
+                                                      const char *format, ...)
+{
+    char line[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof(line), format, args);
+    va_end(args);
+    self->job->say(line, self->job->say_context);
+}
+
+static bool more_to_do(const struct supervisor *self)
+{
+    const struct supervision *job = self->job;
+    if (self->gave_up || (job->max_checkpoints && self->result->checkpoints >= job->max_checkpoints))
+        return false;
+    for (size_t i = 0; i < job->point_count; i++)
+        if (!job->points[i].done)
+            return true;
+    return false;
+}
+
+static void arm(struct supervisor *self)
+{
+    struct err err;
+    if (self->checkpoint.armed || self->checkpoint.committing || !more_to_do(self) ||
+        self->child_ended)
+        return;
+    if (checkpoint_arm(&self->checkpoint, self->job, &err)) {
+        /* The tree may just have ended; anything else shows at the hit. */
+        log_info("checkpoint", "not prepared: %s", err.text);
+    }
+}
+
+static void finish_commit(struct supervisor *self)
+{
+    struct checkpoint *checkpoint = &self->checkpoint;
+    if (!checkpoint->manifest)
+        return;
+    if (self->commit_fd >= 0)
+        unwatch(self, self->commit_fd);
+    self->commit_fd = -1;
+    Freezepoint__Timings times = *checkpoint->manifest->timings;
+    char where[300];
+    snprintf(where, sizeof(where), "%s#%" PRIu64, checkpoint->manifest->point->spec,
+             checkpoint->manifest->point->hit);
+    char *hash = strchr(checkpoint->manifest->point->spec, '#');
+    if (hash)
+        snprintf(where, sizeof(where), "%.*s#%" PRIu64,
+                 (int)(hash - checkpoint->manifest->point->spec),
+                 checkpoint->manifest->point->spec, checkpoint->manifest->point->hit);
+    uint64_t generation;
+    struct err err;
+    if (checkpoint_finish(checkpoint, &generation, &err)) {
+        self->result->failures++;
+        say(self, "no image was made at %s: %s", where, err.text);
+        return;
+    }
+    self->result->checkpoints++;
+    uint64_t end = times.thawed_ns ? times.thawed_ns : times.dumped_ns;
+    say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
+        generation, where, (double)(end - times.frozen_ns) / 1e6,
+        self->result->stopped ? ", stopped" : "");
+}
+
+struct release_context {
+    int listener;
+    unsigned long long id;
+};
+
+static void answer_go_on(void *context)
+{
+    struct release_context *release = context;
+    filter_answer(release->listener, release->id, FZ_ANSWER_GO_ON);
+}
+
+static void serve_due_point(struct supervisor *self, int listener,
+                            const struct notification *notification, struct hit *hit)
+{
+    struct release_context release = {.listener = listener, .id = notification->id};
+    struct supervised_point *point = &self->job->points[hit->rule];
+    struct err err;
+    if (self->checkpoint.committing)
+        finish_commit(self);
+    bool stopped = false;
+    int error = 0;
+    if (!self->checkpoint.armed) {
+        error = checkpoint_arm(&self->checkpoint, self->job, &err);
+        if (error)
+            answer_go_on(&release);
+    }
+    /* Set before the image is described: the restored program must not stop at
+     * this point again. */
+    point->done = point->every == 0;
+    if (!error)
+        error = checkpoint_take(&self->checkpoint, hit, answer_go_on, &release, &stopped, &err);
+    if (error) {
+        self->result->failures++;
+        say(self, "checkpoint at %s failed, the program goes on: %s", point->spec, err.text);
+        arm(self);
+        return;
+    }
+    self->result->stopped = stopped;
+    if (stopped) {
+        finish_commit(self);
+        return;
+    }
+    self->commit_fd = self->checkpoint.done_fd;
+    if (watch(self, SOURCE_COMMIT, self->commit_fd, EPOLLIN, &err)) {
+        self->commit_fd = -1;
+        finish_commit(self);
+    }
+}
+
+static void serve_point(struct supervisor *self, int listener,
+                        const struct notification *notification, uint64_t notified_ns)
+{
+    const struct supervision *job = self->job;
+    struct hit hit = {.rule = (size_t)notification->arguments[0],
+                      .number = notification->arguments[1],
+                      .tid = notification->pid,
+                      .notified_ns = notified_ns};
+    if (hit.rule >= job->point_count) {
+        filter_answer(listener, notification->id, FZ_ANSWER_DISARM);
+        return;
+    }
+    if (job->points[hit.rule].done || !more_to_do(self)) {
+        filter_answer(listener, notification->id, FZ_ANSWER_GO_ON);
+        return;
+    }
+    log_debug("point", "%s: hit %" PRIu64 " by thread %d", job->points[hit.rule].spec, hit.number,
+              hit.tid);
+    serve_due_point(self, listener, notification, &hit);
+}
+
+static void serve_listener(struct supervisor *self, int listener, uint32_t events)
+{
+    struct notification notification;
+    struct err err;
+    if (!(events & EPOLLIN)) {
+        /* Nobody has this filter any more. */
+        unwatch(self, listener);
+        close(listener);
+        return;
+    }
+    int taken = filter_receive(listener, &notification, &err);
+    if (taken < 0)
+        log_warning("notify", "%s", err.text);
+    if (taken <= 0)
+        return;
+    uint64_t notified_ns = proc_monotonic_ns();
+    switch (notification.op) {
+    case FZ_OP_POINT:
+        serve_point(self, listener, &notification, notified_ns);
+        break;
+    case FZ_OP_HELLO:
+        self->result->hellos++;
+        filter_answer(listener, notification.id, FZ_ANSWER_GO_ON);
+        break;
+    default:
+        filter_answer(listener, notification.id, FZ_ANSWER_DISARM);
+        break;
+    }
+}
+
+static void serve_rearm(struct supervisor *self)
+{
+    struct err err;
+    int listener = rearm_accept(self->job->job, &err);
+    if (listener == -EAGAIN)
+        return;
+    if (listener < 0 || watch(self, SOURCE_LISTENER, listener, EPOLLIN, &err)) {
+        log_warning("rearm", "%s", err.text);
+        fd_close(&listener);
+        return;
+    }
+    log_debug("rearm", "a restored process has armed itself");
+}
+
+/* Reaps; the one child whose status matters is the job's. */
+static void reap(struct supervisor *self)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == self->job->child) {
+            self->child_ended = true;
+            if (!self->status_known)
+                self->result->wait_status = status;
+            self->status_known = true;
+        }
+    }
+}
+
+static void serve_init(struct supervisor *self)
+{
+    int status;
+    ssize_t n = read(self->job->init_socket, &status, sizeof(status));
+    if (n == (ssize_t)sizeof(status)) {
+        self->result->wait_status = status;
+        self->status_known = true;
+        return;
+    }
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        unwatch(self, self->job->init_socket);
+}
+
+static int serve_signals(struct supervisor *self, struct err *err)
+{
+    struct signalfd_siginfo info;
+    ssize_t n = read(self->signal_fd, &info, sizeof(info));
+    if (n != (ssize_t)sizeof(info))
+        return 0;
+    if (info.ssi_signo == SIGCHLD)
+        return signals_check_stopped(self->job, err);
+    return signals_forward(self->job, &info, err);
+}
+
+static int dispatch(struct supervisor *self, const struct epoll_event *event, struct err *err)
+{
+    int fd = (int)(uint32_t)event->data.u64;
+    switch ((enum source)(event->data.u64 >> 32)) {
+    case SOURCE_SIGNAL:
+        return serve_signals(self, err);
+    case SOURCE_LISTENER:
+        serve_listener(self, fd, event->events);
+        break;
+    case SOURCE_REARM:
+        serve_rearm(self);
+        break;
+    case SOURCE_GROUP:
+        self->group_empty = cgroup_events_populated(fd) <= 0;
+        break;
+    case SOURCE_CHILD:
+        unwatch(self, fd);
+        reap(self);
+        break;
+    case SOURCE_INIT:
+        serve_init(self);
+        break;
+    case SOURCE_COMMIT:
+        finish_commit(self);
+        arm(self);
+        break;
+    case SOURCE_KEEPER:
+        unwatch(self, fd);
+        log_warning("keeper", "the process that relays the program's streams has died");
+        break;
+    }
+    return 0;
+}
+
+static int open_sources(struct supervisor *self, struct err *err)
+{
+    const struct supervision *job = self->job;
+    self->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (self->epoll_fd < 0)
+        return err_set(err, errno, "epoll_create1");
+    self->events_fd = cgroup_open_events(job->job->group.fd);
+    if (self->events_fd < 0)
+        return err_set(err, -self->events_fd, "open cgroup.events");
+    int error = watch(self, SOURCE_SIGNAL, self->signal_fd, EPOLLIN, err);
+    if (!error && job->listener >= 0)
+        error = watch(self, SOURCE_LISTENER, job->listener, EPOLLIN, err);
+    if (!error)
+        error = watch(self, SOURCE_REARM, job->job->socket_fd, EPOLLIN, err);
+    if (!error)
+        error = watch(self, SOURCE_GROUP, self->events_fd, EPOLLPRI, err);
+    if (!error)
+        error = watch(self, SOURCE_CHILD, job->child_pidfd, EPOLLIN, err);
+    if (!error && job->init_socket >= 0)
+        error = watch(self, SOURCE_INIT, job->init_socket, EPOLLIN, err);
+    if (!error && job->keeper->pidfd >= 0)
+        error = watch(self, SOURCE_KEEPER, job->keeper->pidfd, EPOLLIN, err);
+    return error;
+}
+
+static int run_loop(struct supervisor *self, struct err *err)
+{
+    while (!self->group_empty || !self->child_ended) {
+        struct epoll_event event;
+        int n = epoll_wait(self->epoll_fd, &event, 1, -1);
+        if (n < 0 && errno != EINTR)
+            return err_set(err, errno, "epoll_wait");
+        if (n <= 0)
+            continue;
+        int error = dispatch(self, &event, err);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int supervise(const struct supervision *job, int signal_fd, struct supervise_result *out,
+              struct err *err)
+{
+    *out = (struct supervise_result){0};
+    struct supervisor self = {.job = job,
+                              .result = out,
+                              .checkpoint = CHECKPOINT_NONE,
+                              .epoll_fd = -1,
+                              .signal_fd = signal_fd,
+                              .events_fd = -1,
+                              .commit_fd = -1};
+    int error = open_sources(&self, err);
+    if (!error) {
+        arm(&self);
+        error = run_loop(&self, err);
+    }
+    if (self.checkpoint.committing)
+        finish_commit(&self);
+    checkpoint_release(&self.checkpoint);
+    if (!error && job->init_socket >= 0 && !self.status_known)
+        serve_init(&self);
+    fd_close(&self.epoll_fd);
+    fd_close(&self.events_fd);
+    return error;
+}
+
+void supervise_signals(sigset_t *set)
+{
+    static const int wanted[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,  SIGUSR1, SIGUSR2, SIGALRM,
+                                 SIGCONT, SIGTSTP, SIGCHLD, SIGWINCH, SIGPIPE};
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        struct sigaction action;
+        if (sigaction(wanted[i], NULL, &action) == 0 && action.sa_handler == SIG_IGN &&
+            wanted[i] != SIGCHLD)
+            continue;
+        sigaddset(set, wanted[i]);
+    }
+}

@@ -1,0 +1,63 @@
+/*
+ * What stays the same while a job is supervised, whether it was started or
+ * restored: filled by cli/, read by trigger/.  All pointers are borrowed and
+ * outlive the supervision.
+ */
+#ifndef FREEZEPOINT_SUPERVISION_H
+#define FREEZEPOINT_SUPERVISION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "lib/image.h"
+#include "lib/job.h"
+#include "lib/keeper.h"
+#include "lib/store.h"
+#include "trigger/dump.h"
+
+/* One --at, as the shim's rule table numbers them. */
+struct supervised_point {
+    const char *spec, *library, *function;
+    uint64_t first, every;
+    bool done; /* written by the supervisor */
+};
+
+struct supervision {
+    struct job *job;
+    struct keeper *keeper;
+    const struct store *store;
+    const char *image_name;
+    const char *criu, *criu_version;
+    int criu_log_level;
+
+    struct supervised_point *points;
+    size_t point_count;
+    uint64_t max_checkpoints; /* 0: no limit */
+    bool then_stop;
+    enum tcp_mode tcp;
+
+    const char *const *argv; /* the command; NULL-terminated */
+    const char *executable;  /* absolute */
+    const char *cwd;
+
+    const char *preload_path;
+    const void *preload_bytes;
+    size_t preload_size;
+    uint64_t control_offset; /* of struct fz_control from the library's load address */
+
+    const struct stdio_stream *streams; /* three: how CRIU knows the program's 0, 1, 2 */
+
+    pid_t child;    /* our child: the program, or the mini-init of a restored tree */
+    int child_pidfd;
+    pid_t root;     /* the program, in our pid namespace */
+    pid_t init;     /* the mini-init, or 0 */
+    int init_socket; /* the mini-init's reports, or -1 */
+    int listener;   /* or -1: restored processes bring theirs */
+
+    /* One line for the user.  May be called between any two steps. */
+    void (*say)(const char *line, void *context);
+    void *say_context;
+};
+
+#endif
