@@ -1,0 +1,133 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "cli/detach.h"
+#include "cli/say.h"
+#include "cli/session.h"
+#include "lib/fd.h"
+
+struct restore_options {
+    const char *images, *name;
+    bool detach;
+    struct restored_options restored;
+};
+
+static int set(void *context, const char *name, const char *value, struct err *err)
+{
+    (void)err;
+    struct restore_options *options = context;
+    if (!strcmp(name, "images")) {
+        options->images = value;
+    } else if (!strcmp(name, "name")) {
+        options->name = value;
+    } else if (!strcmp(name, "detach")) {
+        options->detach = true;
+    } else if (!strcmp(name, "then")) {
+        options->restored.then_stop = !strcmp(value, "stop");
+    } else if (!strcmp(name, "tcp")) {
+        options->restored.tcp_given = true;
+        options->restored.tcp = !strcmp(value, "close") ? TCP_MODE_CLOSE : TCP_MODE_ESTABLISHED;
+    }
+    return 0;
+}
+
+/* A detached program's output, and what freezepoint has to say later. */
+struct detached {
+    struct detach detach;
+    const struct session *session;
+    char log_path[PATH_MAX];
+    int log_fd;
+};
+
+static int open_log(struct detached *detached, struct session *session, struct err *err)
+{
+    char directory[PATH_MAX - 32];
+    int error = job_make_log_directory(session->job.name, directory, sizeof(directory), err);
+    if (error)
+        return error;
+    snprintf(detached->log_path, sizeof(detached->log_path), "%s/output.log", directory);
+    detached->log_fd = open(detached->log_path,
+                            O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (detached->log_fd < 0)
+        return err_set(err, errno, "open '%s'", detached->log_path);
+    detached->session = session;
+    session->outer[1] = session->outer[2] = detached->log_fd;
+    return 0;
+}
+
+static void report_started(void *context)
+{
+    struct detached *detached = context;
+    struct err err;
+    char line[PATH_MAX + 128];
+    snprintf(line, sizeof(line), "job %s runs in the background; its output is in %s",
+             detached->session->job.name, detached->log_path);
+    if (detach_report(&detached->detach, detached->log_fd, line, &err))
+        say("%s", err.text);
+}
+
+static int restore_in(struct session *session, const struct restore_options *options,
+                      const char *spec, struct detached *detached, struct image *image, int *status,
+                      struct err *err)
+{
+    int error = session_begin(session, options->images, err);
+    if (!error)
+        error = image_open(&session->store, spec, image, err);
+    if (!error)
+        error = session_claim(session, options->name ? options->name : image->manifest->name,
+                              options->name == NULL, err);
+    if (!error && options->detach)
+        error = open_log(detached, session, err);
+    if (error)
+        return error;
+    return session_run_restored(session, image, &options->restored,
+                                options->detach ? report_started : NULL, detached, status, err);
+}
+
+static int run(void *context, const struct arguments *arguments, struct err *err)
+{
+    const struct restore_options *options = context;
+    struct detached detached = {.detach.report_fd = -1, .log_fd = -1};
+    int error = options->detach ? detach_fork(&detached.detach, err) : 0;
+    if (error)
+        return error;
+    struct session session = SESSION_NONE;
+    struct image image = IMAGE_NONE;
+    int status = 0;
+    error = restore_in(&session, options, arguments->list[0], &detached, &image, &status, err);
+    image_close(&image);
+    session_end(&session);
+    fd_close(&detached.log_fd);
+    return error ? error : status;
+}
+
+static const struct option_spec options[] = {
+    {"images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)", NULL},
+    {"name", "NAME", "the job's name (default: the image's, numbered where it is in use)", NULL},
+    {"detach", NULL, "return once the program runs; its output goes to a log file", NULL},
+    {"then", "WHAT", "at its next checkpoint the program is to continue (default) or stop",
+     "continue stop"},
+    {"tcp", "WHAT", "keep the image's TCP connections (established) or drop them (close)",
+     "established close"},
+    {0},
+};
+
+const struct command cmd_restore = {
+    .name = "restore",
+    .synopsis = "[OPTION]... IMAGE",
+    .summary = "Restore a program from an image and supervise it again",
+    .details = "IMAGE is NAME (its newest generation), NAME@GENERATION or a directory. The program "
+               "goes on from the call at which it was checkpointed, in a pid and mount namespace "
+               "of its own, with its streams connected to freezepoint's. Its exit status becomes "
+               "freezepoint's.",
+    .options = options,
+    .needs = NEEDS_ROOT | RUNS_PROGRAM,
+    .arguments_min = 1,
+    .arguments_max = 1,
+    .set = set,
+    .run = run,
+    .context_size = sizeof(struct restore_options),
+};

@@ -1,0 +1,291 @@
+#include "cli/image_text.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+void text_of_size(uint64_t bytes, char text[32])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
+    double value = (double)bytes;
+    size_t unit = 0;
+    for (; value >= 1000 && unit + 1 < sizeof(units) / sizeof(units[0]); unit++)
+        value /= 1000;
+    snprintf(text, 32, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+}
+
+void text_of_time(uint64_t unix_ns, char text[32])
+{
+    time_t seconds = (time_t)(unix_ns / 1000000000U);
+    struct tm local;
+    localtime_r(&seconds, &local);
+    strftime(text, 32, "%Y-%m-%d %H:%M:%S", &local);
+}
+
+void text_of_point(const Freezepoint__Point *point, char *text, size_t size)
+{
+    int length = (int)strcspn(point->spec, "#");
+    snprintf(text, size, "%.*s#%" PRIu64, length, point->spec, point->hit);
+}
+
+/* Names from outside: what would move the cursor is not shown. */
+static void print_bytes(FILE *to, const ProtobufCBinaryData *bytes)
+{
+    for (size_t i = 0; i < bytes->len; i++)
+        fputc(bytes->data[i] < ' ' || bytes->data[i] == 0x7f ? '?' : bytes->data[i], to);
+}
+
+static struct json_object *json_bytes(const ProtobufCBinaryData *bytes)
+{
+    return json_object_new_string_len((const char *)bytes->data, (int)bytes->len);
+}
+
+static void add_string(struct json_object *to, const char *name, const char *text)
+{
+    json_object_object_add(to, name, json_object_new_string(text));
+}
+
+static void add_number(struct json_object *to, const char *name, uint64_t number)
+{
+    json_object_object_add(to, name, json_object_new_uint64(number));
+}
+
+static void add_bool(struct json_object *to, const char *name, bool value)
+{
+    json_object_object_add(to, name, json_object_new_boolean(value));
+}
+
+static uint32_t count_threads(const Freezepoint__Manifest *manifest)
+{
+    uint32_t threads = 0;
+    for (size_t i = 0; i < manifest->n_processes; i++)
+        threads += manifest->processes[i]->threads;
+    return threads;
+}
+
+static void add_summary(struct json_object *to, const Freezepoint__Manifest *manifest)
+{
+    char created[32], point[600];
+    text_of_time(manifest->created_unix_ns, created);
+    text_of_point(manifest->point, point, sizeof(point));
+    add_string(to, "created", created);
+    add_number(to, "created_unix_ns", manifest->created_unix_ns);
+    add_string(to, "point", point);
+    json_object_object_add(to, "executable", json_bytes(&manifest->command->executable));
+    add_number(to, "processes", manifest->n_processes);
+    add_number(to, "threads", count_threads(manifest));
+}
+
+static void add_size(struct json_object *to, const struct image_size *size)
+{
+    add_number(to, "size_bytes", size->apparent);
+    add_number(to, "size_on_disk_bytes", size->on_disk);
+}
+
+struct json_object *image_summary_json(const struct store_entry *entry)
+{
+    struct json_object *object = json_object_new_object();
+    add_string(object, "name", entry->name);
+    add_number(object, "generation", entry->generation);
+    add_bool(object, "newest", entry->newest);
+    if (entry->problem)
+        add_string(object, "problem", entry->problem);
+    if (!entry->image)
+        return object;
+    struct image_size size;
+    struct err ignored;
+    add_summary(object, entry->image->manifest);
+    if (image_measure(entry->image, &size, &ignored) == 0)
+        add_size(object, &size);
+    return object;
+}
+
+/* Milliseconds between two moments of the manifest; negative: one did not happen. */
+static double elapsed_ms(uint64_t from, uint64_t to)
+{
+    return from && to >= from ? (double)(to - from) / 1e6 : -1;
+}
+
+/* The phases that `inspect` shows, in their order. */
+static size_t list_phases(const Freezepoint__Timings *times, const char *names[5], double ms[5])
+{
+    uint64_t end = times->thawed_ns ? times->thawed_ns : times->dumped_ns;
+    const struct {
+        const char *name;
+        double ms;
+    } all[] = {
+        {"notified_to_ready_ms", elapsed_ms(times->notified_ns, times->dump_ready_ns)},
+        {"ready_to_frozen_ms", elapsed_ms(times->dump_ready_ns, times->frozen_ns)},
+        {"frozen_to_dumped_ms", elapsed_ms(times->frozen_ns, times->dumped_ns)},
+        {"dumped_to_thawed_ms", elapsed_ms(times->dumped_ns, times->thawed_ns)},
+        {"pause_ms", elapsed_ms(times->frozen_ns, end)},
+    };
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i].ms < 0)
+            continue;
+        names[count] = all[i].name;
+        ms[count++] = all[i].ms;
+    }
+    return count;
+}
+
+static struct json_object *timings_json(const Freezepoint__Timings *times)
+{
+    struct json_object *object = json_object_new_object();
+    const char *names[5];
+    double ms[5];
+    size_t count = list_phases(times, names, ms);
+    for (size_t i = 0; i < count; i++)
+        json_object_object_add(object, names[i], json_object_new_double(ms[i]));
+    add_number(object, "notified_ns", times->notified_ns);
+    add_number(object, "dump_ready_ns", times->dump_ready_ns);
+    add_number(object, "frozen_ns", times->frozen_ns);
+    add_number(object, "dumped_ns", times->dumped_ns);
+    add_number(object, "thawed_ns", times->thawed_ns);
+    return object;
+}
+
+static struct json_object *processes_json(const Freezepoint__Manifest *manifest)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < manifest->n_processes; i++) {
+        const Freezepoint__Process *process = manifest->processes[i];
+        struct json_object *object = json_object_new_object();
+        add_number(object, "pid", process->pid);
+        add_number(object, "ppid", process->ppid);
+        json_object_object_add(object, "comm", json_bytes(&process->comm));
+        json_object_object_add(object, "executable", json_bytes(&process->executable));
+        add_number(object, "threads", process->threads);
+        add_number(object, "rss_bytes", process->rss_bytes);
+        add_bool(object, "has_shim", process->control_address != 0);
+        json_object_array_add(list, object);
+    }
+    return list;
+}
+
+static struct json_object *point_json(const Freezepoint__Point *point)
+{
+    struct json_object *object = json_object_new_object();
+    add_string(object, "spec", point->spec);
+    json_object_object_add(object, "library", json_bytes(&point->library));
+    add_string(object, "function", point->function);
+    add_number(object, "hit", point->hit);
+    add_number(object, "pid", point->pid);
+    add_number(object, "tid", point->tid);
+    json_object_object_add(object, "comm", json_bytes(&point->comm));
+    return object;
+}
+
+static struct json_object *rules_json(const Freezepoint__Manifest *manifest)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < manifest->n_points; i++) {
+        struct json_object *object = json_object_new_object();
+        add_string(object, "spec", manifest->points[i]->spec);
+        add_number(object, "every", manifest->points[i]->every);
+        add_bool(object, "done", manifest->points[i]->done);
+        json_object_array_add(list, object);
+    }
+    return list;
+}
+
+static struct json_object *host_json(const Freezepoint__Manifest *manifest)
+{
+    struct json_object *object = json_object_new_object();
+    add_string(object, "hostname", manifest->host->hostname);
+    add_string(object, "kernel", manifest->host->kernel_release);
+    add_string(object, "architecture", manifest->host->architecture);
+    add_string(object, "criu", manifest->criu_version);
+    add_string(object, "freezepoint", manifest->freezepoint_version);
+    return object;
+}
+
+static struct json_object *command_json(const Freezepoint__Command *command)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < command->n_argv; i++)
+        json_object_array_add(list, json_bytes(&command->argv[i]));
+    return list;
+}
+
+struct json_object *image_json(const struct image *image, const struct image_size *size)
+{
+    const Freezepoint__Manifest *manifest = image->manifest;
+    struct json_object *object = json_object_new_object();
+    add_string(object, "name", manifest->name);
+    add_number(object, "generation", image->generation);
+    add_string(object, "path", image->path);
+    add_number(object, "format", manifest->format);
+    add_summary(object, manifest);
+    add_size(object, size);
+    json_object_object_add(object, "hit", point_json(manifest->point));
+    json_object_object_add(object, "points", rules_json(manifest));
+    json_object_object_add(object, "command", command_json(manifest->command));
+    json_object_object_add(object, "cwd", json_bytes(&manifest->command->cwd));
+    add_string(object, "then", manifest->then_stop ? "stop" : "continue");
+    static const char *const tcp[] = {"none", "established", "close"};
+    add_string(object, "tcp", tcp[manifest->tcp < 3 ? manifest->tcp : 0]);
+    json_object_object_add(object, "timings", timings_json(manifest->timings));
+    json_object_object_add(object, "process_list", processes_json(manifest));
+    json_object_object_add(object, "made_on", host_json(manifest));
+    return object;
+}
+
+static void print_processes(FILE *to, const Freezepoint__Manifest *manifest)
+{
+    fprintf(to, "processes   %zu, threads %u\n", manifest->n_processes, count_threads(manifest));
+    for (size_t i = 0; i < manifest->n_processes; i++) {
+        const Freezepoint__Process *process = manifest->processes[i];
+        char rss[32];
+        text_of_size(process->rss_bytes, rss);
+        fprintf(to, "            %7u  ", process->pid);
+        print_bytes(to, &process->comm);
+        fprintf(to, "  %u thread%s, %s resident\n", process->threads,
+                process->threads == 1 ? "" : "s", rss);
+    }
+}
+
+static void print_timings(FILE *to, const Freezepoint__Timings *times)
+{
+    const char *names[5];
+    double ms[5];
+    size_t count = list_phases(times, names, ms);
+    for (size_t i = 0; i < count; i++) {
+        char label[32];
+        snprintf(label, sizeof(label), "%.*s", (int)strlen(names[i]) - 3, names[i]);
+        for (char *c = label; *c; c++)
+            *c = *c == '_' ? ' ' : *c;
+        fprintf(to, "%-11s %-18s %8.2f ms\n", i ? "" : "timings", label, ms[i]);
+    }
+}
+
+void image_print(FILE *to, const struct image *image, const struct image_size *size)
+{
+    const Freezepoint__Manifest *manifest = image->manifest;
+    char created[32], point[600], apparent[32], disk[32];
+    text_of_time(manifest->created_unix_ns, created);
+    text_of_point(manifest->point, point, sizeof(point));
+    text_of_size(size->apparent, apparent);
+    text_of_size(size->on_disk, disk);
+    fprintf(to, "image       %s@%" PRIu64 "\npath        %s\ncreated     %s\n", manifest->name,
+            image->generation, image->path, created);
+    fprintf(to, "point       %s, process %u, thread %u (", point, manifest->point->pid,
+            manifest->point->tid);
+    print_bytes(to, &manifest->point->comm);
+    fprintf(to, ")\nprogram     ");
+    print_bytes(to, &manifest->command->executable);
+    fprintf(to, "\ncommand    ");
+    for (size_t i = 0; i < manifest->command->n_argv; i++) {
+        fputc(' ', to);
+        print_bytes(to, &manifest->command->argv[i]);
+    }
+    fprintf(to, "\ndirectory   ");
+    print_bytes(to, &manifest->command->cwd);
+    fprintf(to, "\nsize        %s (%s on disk)\n", apparent, disk);
+    print_processes(to, manifest);
+    print_timings(to, manifest->timings);
+    fprintf(to, "made on     %s, Linux %s, CRIU %s, freezepoint %s\n", manifest->host->hostname,
+            manifest->host->kernel_release, manifest->criu_version,
+            manifest->freezepoint_version);
+}

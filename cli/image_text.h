@@ -1,0 +1,22 @@
+/* How an image is shown, to people and as JSON. */
+#ifndef FREEZEPOINT_IMAGE_TEXT_H
+#define FREEZEPOINT_IMAGE_TEXT_H
+
+#include <json-c/json.h>
+#include <stdio.h>
+
+#include "lib/image.h"
+
+/* The summary of a generation, as an object of the caller's. */
+struct json_object *image_summary_json(const struct store_entry *entry);
+
+/* Everything that the manifest tells. */
+struct json_object *image_json(const struct image *image, const struct image_size *size);
+void image_print(FILE *to, const struct image *image, const struct image_size *size);
+
+/* "3.4 MB"; "2026-01-31 12:00:59" in local time; "listen#1". */
+void text_of_size(uint64_t bytes, char text[32]);
+void text_of_time(uint64_t unix_ns, char text[32]);
+void text_of_point(const Freezepoint__Point *point, char *text, size_t size);
+
+#endif

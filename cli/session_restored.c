@@ -1,0 +1,180 @@
+/* The part of a session that begins with an image. */
+#include "cli/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/say.h"
+#include "lib/fd.h"
+#include "restore/restore.h"
+
+/* A supervision made of a manifest; everything here outlives it. */
+struct from_image {
+    struct supervised_point *points;
+    const char **argv;
+    char **texts; /* owned: NUL-terminated copies of the manifest's bytes */
+    size_t text_count, text_capacity;
+};
+
+static void release_from_image(struct from_image *self)
+{
+    for (size_t i = 0; i < self->text_count; i++)
+        free(self->texts[i]);
+    free(self->texts);
+    free(self->argv);
+    free(self->points);
+}
+
+static const char *text_of(struct from_image *self, const ProtobufCBinaryData *bytes)
+{
+    if (self->text_count == self->text_capacity)
+        return "";
+    char *text = strndup(bytes->data ? (const char *)bytes->data : "", bytes->len);
+    if (text)
+        self->texts[self->text_count++] = text;
+    return text ? text : "";
+}
+
+static int copy_manifest(const Freezepoint__Manifest *manifest, struct from_image *out,
+                         struct err *err)
+{
+    size_t argc = manifest->command->n_argv, points = manifest->n_points;
+    out->text_capacity = argc + points + 3;
+    out->texts = calloc(out->text_capacity, sizeof(*out->texts));
+    out->argv = calloc(argc + 1, sizeof(*out->argv));
+    out->points = calloc(points + 1, sizeof(*out->points));
+    if (!out->texts || !out->argv || !out->points)
+        return err_set(err, ENOMEM, "image");
+    for (size_t i = 0; i < argc; i++)
+        out->argv[i] = text_of(out, &manifest->command->argv[i]);
+    for (size_t i = 0; i < points; i++) {
+        const Freezepoint__Rule *rule = manifest->points[i];
+        out->points[i] = (struct supervised_point){.spec = rule->spec,
+                                                   .library = text_of(out, &rule->library),
+                                                   .function = rule->function,
+                                                   .first = rule->first,
+                                                   .every = rule->every,
+                                                   .done = rule->done};
+    }
+    return 0;
+}
+
+static enum tcp_mode tcp_of(const Freezepoint__Manifest *manifest,
+                            const struct restored_options *options)
+{
+    if (options->tcp_given)
+        return options->tcp;
+    switch (manifest->tcp) {
+    case FREEZEPOINT__TCP_MODE__TCP_ESTABLISHED:
+        return TCP_MODE_ESTABLISHED;
+    case FREEZEPOINT__TCP_MODE__TCP_CLOSE:
+        return TCP_MODE_CLOSE;
+    default:
+        return TCP_MODE_NONE;
+    }
+}
+
+static int supervise_restored(struct session *session, const struct image *image,
+                              const struct restored_options *options,
+                              const struct restored *restored, struct from_image *from,
+                              int *status, struct err *err)
+{
+    const Freezepoint__Manifest *manifest = image->manifest;
+    int error = copy_manifest(manifest, from, err);
+    if (error)
+        return error;
+    struct supervision job = {
+        .job = &session->job,
+        .keeper = &session->keeper,
+        .store = &session->store,
+        .image_name = manifest->name,
+        .criu = session->criu,
+        .criu_version = session->criu_version,
+        .criu_log_level = session->criu_log_level,
+        .points = from->points,
+        .point_count = manifest->n_points,
+        .max_checkpoints = options->max_checkpoints,
+        .then_stop = options->then_stop,
+        .tcp = tcp_of(manifest, options),
+        .argv = from->argv,
+        .executable = text_of(from, &manifest->command->executable),
+        .cwd = text_of(from, &manifest->command->cwd),
+        .preload_path = text_of(from, &manifest->preload->path),
+        .preload_bytes = restored->preload_bytes,
+        .preload_size = restored->preload_size,
+        .control_offset = manifest->preload->control_offset,
+        .streams = session->plan.streams,
+        .child = restored->init.pid,
+        .child_pidfd = restored->init.pidfd,
+        .root = restored->root,
+        .init = restored->init.pid,
+        .init_socket = restored->init.socket,
+        .listener = -1,
+        .say = say_line,
+    };
+    return session_supervise(session, &job, status, err);
+}
+
+static int plan_streams(struct session *session, const Freezepoint__Manifest *manifest,
+                        struct err *err)
+{
+    struct stdio_stream image[3] = {0};
+    for (size_t i = 0; i < manifest->n_stdio; i++) {
+        const Freezepoint__Stdio *stream = manifest->stdio[i];
+        if (stream->fd > 2)
+            continue;
+        struct stdio_stream *to = &image[stream->fd];
+        to->kind = stream->kind == FREEZEPOINT__STDIO_KIND__STDIO_PIPE  ? STDIO_PIPE
+                   : stream->kind == FREEZEPOINT__STDIO_KIND__STDIO_TTY ? STDIO_TTY
+                                                                        : STDIO_UNUSED;
+        snprintf(to->key, sizeof(to->key), "%s", stream->key);
+    }
+    return stdio_plan_for_restore(image, session->outer, &session->plan, err);
+}
+
+/* Nothing of it runs: streams as they were, but without the keeper, which has not
+ * begun to read. */
+static void undo_start(struct session *session)
+{
+    struct err ignored;
+    keeper_finish(&session->keeper, &ignored);
+    stdio_plan_release(&session->plan);
+    session->plan = STDIO_PLAN_NONE;
+}
+
+int session_run_restored(struct session *session, const struct image *image,
+                         const struct restored_options *options, void (*started)(void *context),
+                         void *context, int *status, struct err *err)
+{
+    int error = plan_streams(session, image->manifest, err);
+    if (!error)
+        error = session_start_keeper(session, err);
+    struct restore_request request = {
+        .image = image,
+        .criu = session->criu,
+        .criu_log_level = session->criu_log_level,
+        .job = &session->job,
+        .keeper = &session->keeper,
+        .plan = &session->plan,
+        .tcp_close = options->tcp_given && options->tcp == TCP_MODE_CLOSE,
+    };
+    struct restored restored;
+    if (!error)
+        error = restore_image(&request, &restored, err);
+    if (error) {
+        undo_start(session);
+        return error;
+    }
+    say("restored %s, taken at %s (%.1f ms)", image->label, image->manifest->point->spec,
+        (double)(restored.verify_ns + restored.criu_ns) / 1e6);
+    if (started)
+        started(context);
+    struct from_image from = {0};
+    error = supervise_restored(session, image, options, &restored, &from, status, err);
+    release_from_image(&from);
+    restored_release(&restored);
+    if (error)
+        say("%s", err->text);
+    return 0;
+}
