@@ -4,6 +4,7 @@
  *   manifest.pb   header, then proto/manifest.proto
  *   criu/         CRIU's images and dump.log, untouched
  *   preload.so    the preload library that its processes have mapped
+ *   carried/      small files of the program's that may be gone at the restore
  *
  * A draft becomes an image by one rename, after everything in it was synced.
  * Nothing with a generation's number is ever half made or written to again.
@@ -32,6 +33,7 @@
 #define IMAGE_MANIFEST "manifest.pb"
 #define IMAGE_CRIU     "criu"
 #define IMAGE_PRELOAD  "preload.so"
+#define IMAGE_CARRIED  "carried"
 
 /* Leaves room for the name of a file below it in PATH_MAX. */
 #define IMAGE_PATH_MAX (PATH_MAX - NAME_MAX - 1)

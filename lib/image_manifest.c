@@ -146,6 +146,19 @@ static int check_points(const Freezepoint__Manifest *manifest, struct err *err)
     return 0;
 }
 
+static int check_carried(const Freezepoint__Manifest *manifest, struct err *err)
+{
+    for (size_t i = 0; i < manifest->n_carried; i++) {
+        const Freezepoint__CarriedFile *carried = manifest->carried[i];
+        if (carried->path.len < 2 || carried->path.len >= PATH_MAX || !is_text(&carried->path) ||
+            carried->path.data[0] != '/')
+            return bad(err, "has an odd path of a carried file");
+        if (!manifest_find_file(manifest, (const char *)carried->file.data, carried->file.len))
+            return bad(err, "does not list a carried file");
+    }
+    return 0;
+}
+
 static int check_streams(const Freezepoint__Manifest *manifest, struct err *err)
 {
     unsigned int seen = 0;
@@ -182,6 +195,8 @@ static int check(const Freezepoint__Manifest *manifest, struct err *err)
         error = check_processes(manifest, err);
     if (!error)
         error = check_points(manifest, err);
+    if (!error)
+        error = check_carried(manifest, err);
     return error ? error : check_streams(manifest, err);
 }
 

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/console.h"
 #include "lib/fd.h"
 #include "lib/keeper_wire.h"
 #include "lib/log.h"
@@ -31,8 +32,9 @@ static int receive_reply(const struct keeper *keeper, int timeout_ms, struct kee
     ssize_t n = fd_receive(keeper->socket, out, sizeof(*out), &passed);
     fd_close(&passed);
     if (n != (ssize_t)sizeof(*out))
-        return err_text(err, EPIPE, "the keeper (process %d), which relays the program's streams, "
-                                    "has died",
+        return err_text(err, EPIPE,
+                        "the keeper (process %d), which relays the program's streams, "
+                        "has died",
                         keeper->pid);
     out->text[sizeof(out->text) - 1] = '\0';
     return 0;
@@ -100,6 +102,14 @@ static int fork_keeper(const struct job *job, struct stdio_plan *plan, int their
     return keeper->pidfd < 0 ? err_set(err, errno, "duplicate a pidfd") : 0;
 }
 
+static void release(struct keeper *keeper)
+{
+    fd_close(&keeper->pidfd);
+    fd_close(&keeper->socket);
+    fd_close(&keeper->terminal_fd);
+    *keeper = KEEPER_NONE;
+}
+
 static void end_keeper(struct keeper *keeper)
 {
     if (keeper->pid > 0) {
@@ -111,9 +121,21 @@ static void end_keeper(struct keeper *keeper)
         while (waitpid(keeper->pid, NULL, 0) < 0 && errno == EINTR)
             ;
     }
-    fd_close(&keeper->pidfd);
-    fd_close(&keeper->socket);
-    *keeper = KEEPER_NONE;
+    release(keeper);
+}
+
+/* Nobody else can, where the keeper was killed. */
+static void restore_terminal(const struct keeper *keeper)
+{
+    if (keeper->terminal_fd >= 0 && console_is_in_front(keeper->terminal_fd))
+        tcsetattr(keeper->terminal_fd, TCSANOW, &keeper->former);
+}
+
+static void remember_terminal(struct keeper *keeper, const struct stdio_plan *plan)
+{
+    if (!plan->keys_raw || tcgetattr(plan->keys_fd, &keeper->former) < 0)
+        return;
+    keeper->terminal_fd = fcntl(plan->keys_fd, F_DUPFD_CLOEXEC, 3);
 }
 
 int keeper_start(const struct job *job, struct stdio_plan *plan, struct keeper *out,
@@ -127,6 +149,7 @@ int keeper_start(const struct job *job, struct stdio_plan *plan, struct keeper *
     keeper.socket = fcntl(sockets[0], F_DUPFD_CLOEXEC, 3);
     close(sockets[0]);
     _cleanup_close_ int theirs = sockets[1];
+    remember_terminal(&keeper, plan);
     int error = fork_keeper(job, plan, theirs, &keeper, err);
     fd_close(&theirs);
     struct keeper_reply ready;
@@ -175,15 +198,15 @@ int keeper_finish(struct keeper *keeper, struct err *err)
         error = await_finished(keeper, request.serial, &state, err);
     if (!error && state == KEEPER_LEFT_BEHIND) {
         log_info("keeper", "process %d is left behind with output that nobody takes", keeper->pid);
-        fd_close(&keeper->pidfd);
-        fd_close(&keeper->socket);
-        *keeper = KEEPER_NONE;
+        release(keeper);
         return 0;
     }
-    if (error)
+    if (error) {
+        restore_terminal(keeper);
         end_keeper(keeper);
-    else
+    } else {
         reap_ended(keeper);
+    }
     return error;
 }
 

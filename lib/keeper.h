@@ -14,7 +14,9 @@
  * Terminal.  While freezepoint is in the foreground the caller's terminal is raw
  * and the pty's line discipline does the work, ^C and ^\ included.  ^Z cannot work
  * there where the program's own process group, an orphaned one, is in front: then
- * the keeper sends SIGTSTP to the supervisor instead.
+ * the keeper sends SIGTSTP to the supervisor instead.  The terminal is read whether
+ * the program wants input or not: a pager after freezepoint in a pipeline has to
+ * share the keys with it.
  *
  * The supervisor's death.  The terminal gets its modes back and is no longer
  * read, the guard (below) is settled, the group is thawed, and the program lives
@@ -29,18 +31,21 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <termios.h>
 
 #include "lib/err.h"
 #include "lib/job.h"
 #include "lib/stdio.h"
 
 struct keeper {
-    pid_t pid;  /* a child of ours; 0: none */
-    int pidfd;  /* -1: none */
-    int socket; /* SEQPACKET, CLOEXEC; -1: none */
+    pid_t pid;             /* a child of ours; 0: none */
+    int pidfd;             /* -1: none */
+    int socket;            /* SEQPACKET, CLOEXEC; -1: none */
+    int terminal_fd;       /* the caller's, where the keeper makes it raw; -1: none */
+    struct termios former; /* its modes, for where the keeper was killed */
 };
 
-#define KEEPER_NONE ((struct keeper){.pid = 0, .pidfd = -1, .socket = -1})
+#define KEEPER_NONE ((struct keeper){.pid = 0, .pidfd = -1, .socket = -1, .terminal_fd = -1})
 
 /* Starts it.  Our copies of the keeper's side of the plan are closed; the
  * program's side is the caller's to close (stdio_plan_release_app()). */
@@ -51,7 +56,8 @@ int keeper_start(const struct job *job, struct stdio_plan *plan, struct keeper *
  * The program has ended: everything that is in its pipes and pty now is written
  * out, the terminal restored, the keeper ended and reaped.  Waits as long as the
  * output makes progress; where its reader takes nothing for five seconds the
- * keeper is left behind with the rest, which is no error.  Safe on KEEPER_NONE.
+ * keeper is left behind with the rest, which is no error.  Where the keeper had died
+ * (-EPIPE) the terminal is restored here.  Safe on KEEPER_NONE.
  */
 int keeper_finish(struct keeper *keeper, struct err *err);
 

@@ -11,26 +11,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "lib/cgroup.h"
-#include "lib/console.h"
 #include "lib/dir.h"
 #include "lib/fd.h"
 #include "lib/keeper.h"
 #include "lib/log.h"
 #include "lib/proc.h"
-#include "lib/relay.h"
+#include "lib/streams.h"
 
 #define WORKER_PATIENCE_MS (120 * 1000)
 #define THAW_TIMEOUT_MS    (10 * 1000)
 #define FRONT_POLL_MS      300
-#define RELAYS_MAX         5
 
 struct guard {
     int worker;
@@ -51,16 +47,9 @@ struct loop {
     int socket;
     int supervisor_fd;
     int signal_fd;
-    int done_fd;   /* eventfd of the relays */
     int events_fd; /* cgroup.events; -1 until orphaned */
-    struct console console;
-    struct relay relays[RELAYS_MAX];
-    size_t count;
-    struct relay *screen; /* of the relays: the pty's output, or NULL */
-    int input_terminal_fd; /* the caller's 0, where it is a terminal, or -1 */
-    bool in_background;    /* and would read it if it were not */
+    struct streams streams;
     bool paused;
-    bool settled;
     struct guard guard;
     uint64_t worker_deadline_ms;
     unsigned int finish_serial;
@@ -72,173 +61,21 @@ static uint64_t now_ms(void)
     return proc_monotonic_ns() / 1000000;
 }
 
-static void reply(const struct loop *self, unsigned int serial, enum keeper_state state,
-                  int errnum, const char *text)
+static void reply(const struct loop *self, unsigned int serial, enum keeper_state state, int errnum,
+                  const char *text)
 {
     struct keeper_reply message = {.serial = serial, .errnum = errnum, .state = state};
     snprintf(message.text, sizeof(message.text), "%s", text);
     fd_send(self->socket, &message, sizeof(message), -1);
 }
 
-/* ---- streams ---- */
-
-/* Who may read: nobody types into a pty that CRIU has yet to set up, and the
- * terminal belongs to others while we are paused or orphaned. */
-static void hold_inputs(struct loop *self)
-{
-    bool ours = self->phase == PHASE_SERVING && !self->paused;
-    for (size_t i = 0; i < self->count; i++) {
-        struct relay *relay = &self->relays[i];
-        if (relay->kind == RELAY_OUTPUT)
-            continue;
-        bool hold = (relay->terminal && !ours) || (relay->kind == RELAY_KEYS && !self->settled);
-        if (relay_hold(relay, hold))
-            log_warning("keeper", "a read of the terminal does not end");
-    }
-}
-
-/* A shell that brings a running job to the front tells nobody. */
-static bool waits_for_front(const struct loop *self)
-{
-    return self->phase == PHASE_SERVING && !self->paused && self->input_terminal_fd >= 0 &&
-           !console_is_in_front(self->input_terminal_fd);
-}
-
-static void take_terminal(struct loop *self)
-{
-    if (self->phase == PHASE_SERVING && !self->paused)
-        console_take(&self->console);
-    self->in_background = waits_for_front(self);
-    hold_inputs(self);
-}
-
-static void settle(struct loop *self)
-{
-    if (self->settled)
-        return;
-    self->settled = true;
-    console_settle(&self->console);
-    hold_inputs(self);
-}
-
-static int add_relay(struct loop *self, enum relay_kind kind, int from, int to, struct err *err)
-{
-    struct relay *relay = &self->relays[self->count];
-    *relay = RELAY_NONE;
-    relay->kind = kind;
-    relay->from = from;
-    relay->to = to;
-    relay->terminal = kind != RELAY_OUTPUT && isatty(from);
-    relay->held = kind == RELAY_KEYS && !self->settled;
-    relay->supervisor_fd = self->supervisor_fd;
-    relay->done_fd = self->done_fd;
-    if (from < 0 || to < 0) {
-        int errnum = errno;
-        fd_close(&relay->from);
-        fd_close(&relay->to);
-        return err_set(err, errnum, "duplicate a stream");
-    }
-    int error = relay_start(relay, err);
-    if (!error)
-        self->count++;
-    return error;
-}
-
-/* A descriptor for a relay to own: the caller's stream, or nothing. */
-static int own_stream(int fd)
-{
-    return fd < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-}
-
-static int own_input(int fd)
-{
-    return fd >= 0 && isatty(fd) ? console_open_again(fd) : own_stream(fd);
-}
-
-static int start_pty_relays(struct loop *self, const struct stdio_plan *plan, struct err *err)
-{
-    /* A terminal that the caller can only read from still shows the echo. */
-    int screen = plan->screen_fd < 0 && plan->keys_raw ? console_open_again(plan->keys_fd)
-                                                        : own_stream(plan->screen_fd);
-    self->screen = &self->relays[self->count];
-    int error = add_relay(self, RELAY_OUTPUT, fcntl(plan->master_fd, F_DUPFD_CLOEXEC, 3), screen,
-                          err);
-    if (!error && plan->keys_fd >= 0)
-        error = add_relay(self, RELAY_KEYS, own_input(plan->keys_fd),
-                          fcntl(plan->master_fd, F_DUPFD_CLOEXEC, 3), err);
-    return error;
-}
-
-static int start_relays(struct loop *self, struct stdio_plan *plan, struct err *err)
-{
-    int error = plan->master_fd >= 0 ? start_pty_relays(self, plan, err) : 0;
-    for (int i = 0; i < 3 && !error; i++) {
-        int near_fd = fd_steal(&plan->near_fd[i]);
-        if (near_fd < 0)
-            continue;
-        if (i == 0)
-            error = add_relay(self, RELAY_INPUT, own_input(plan->outer_fd[0]), near_fd, err);
-        else
-            error = add_relay(self, RELAY_OUTPUT, near_fd, own_stream(plan->outer_fd[i]), err);
-    }
-    return error;
-}
-
-static void open_console(struct loop *self, struct stdio_plan *plan)
-{
-    self->console = CONSOLE_NONE;
-    self->console.wants_raw = plan->keys_raw;
-    int terminal = plan->keys_raw ? plan->keys_fd : plan->screen_fd;
-    if (terminal >= 0 && isatty(terminal))
-        self->console.terminal_fd = console_open_again(terminal);
-    self->console.master_fd = fd_steal(&plan->master_fd);
-    for (int i = 0; i < 3; i++)
-        if (plan->streams[i].kind == STDIO_TTY && self->console.slave_fd < 0)
-            self->console.slave_fd = fcntl(plan->app_fd[i], F_DUPFD_CLOEXEC, 3);
-}
-
-/* Without the caller's terminal, or whatever reads the pty's output, the pty goes
- * as well. */
-static void serve_done(struct loop *self)
-{
-    eventfd_t ignored;
-    eventfd_read(self->done_fd, &ignored);
-    if (!self->screen || !atomic_load(&self->screen->done) || self->console.master_fd < 0 ||
-        self->phase >= PHASE_ENDING)
-        return;
-    for (size_t i = 0; i < self->count; i++)
-        if (self->relays[i].kind == RELAY_KEYS)
-            relay_stop(&self->relays[i]);
-    console_hang_up(&self->console);
-}
-
 /* ---- the end of the program ---- */
-
-static bool outputs_done(const struct loop *self)
-{
-    for (size_t i = 0; i < self->count; i++)
-        if (self->relays[i].kind == RELAY_OUTPUT && !atomic_load(&self->relays[i].done))
-            return false;
-    return true;
-}
-
-static uint64_t total_moved(const struct loop *self)
-{
-    uint64_t total = 0;
-    for (size_t i = 0; i < self->count; i++)
-        if (self->relays[i].kind == RELAY_OUTPUT)
-            total += atomic_load(&self->relays[i].moved);
-    return total;
-}
 
 static void begin_ending(struct loop *self)
 {
     self->phase = PHASE_ENDING;
-    hold_inputs(self);
-    for (size_t i = 0; i < self->count; i++)
-        if (self->relays[i].kind == RELAY_OUTPUT)
-            relay_drain(&self->relays[i]);
-    self->moved = total_moved(self);
+    streams_drain(&self->streams);
+    self->moved = streams_moved(&self->streams);
     self->moved_ms = now_ms();
 }
 
@@ -268,8 +105,8 @@ static bool supervisor_waits(const struct loop *self)
 /* Returns true when all is over. */
 static bool continue_ending(struct loop *self)
 {
-    bool done = outputs_done(self);
-    uint64_t moved = total_moved(self);
+    bool done = streams_are_drained(&self->streams);
+    uint64_t moved = streams_moved(&self->streams);
     if (moved != self->moved) {
         self->moved = moved;
         self->moved_ms = now_ms();
@@ -282,7 +119,7 @@ static bool continue_ending(struct loop *self)
             reply(self, self->finish_serial, KEEPER_BUSY, 0, "");
         return false;
     }
-    console_give_back(&self->console);
+    streams_give_back(&self->streams);
     if (supervisor_waits(self)) {
         reply(self, self->finish_serial, done ? KEEPER_DONE : KEEPER_LEFT_BEHIND, 0, "");
         job_release(&self->job);
@@ -301,9 +138,8 @@ static void become_orphan(struct loop *self)
     if (self->phase >= PHASE_ENDING)
         return;
     self->phase = PHASE_ORPHANED;
-    console_give_back(&self->console);
-    settle(self);
-    hold_inputs(self);
+    streams_give_back(&self->streams);
+    streams_settle(&self->streams);
     self->events_fd = cgroup_open_events(self->job.group.fd);
     self->worker_deadline_ms = now_ms() + WORKER_PATIENCE_MS;
     if (self->guard.worker >= 0 && self->guard.kill_worker) {
@@ -355,18 +191,6 @@ static void continue_orphaned(struct loop *self, bool *guard_settled)
         begin_ending(self);
 }
 
-/* Without raw mode a ^C of the terminal comes as a signal: it is for the program. */
-static void type_for_signal(const struct loop *self, int number)
-{
-    struct termios modes;
-    if (self->phase != PHASE_ORPHANED || self->console.master_fd < 0 ||
-        tcgetattr(self->console.master_fd, &modes) < 0)
-        return;
-    char key = (char)modes.c_cc[number == SIGINT ? VINTR : VQUIT];
-    if (write(self->console.master_fd, &key, 1) != 1)
-        log_debug("keeper", "signal %d was not passed on", number);
-}
-
 static void serve_signal(struct loop *self)
 {
     struct signalfd_siginfo info;
@@ -374,15 +198,17 @@ static void serve_signal(struct loop *self)
         return;
     switch (info.ssi_signo) {
     case SIGWINCH:
-        if (self->settled)
-            console_copy_size(&self->console);
+        streams_resize(&self->streams);
         break;
     case SIGCONT:
-        take_terminal(self);
+        if (self->phase == PHASE_SERVING && !self->paused)
+            streams_take(&self->streams);
         break;
     default:
-        if (info.ssi_code == SI_KERNEL)
-            type_for_signal(self, (int)info.ssi_signo);
+        /* Without raw mode a ^C of the terminal comes as a signal: the supervisor
+         * would have passed it on. */
+        if (info.ssi_code == SI_KERNEL && self->phase == PHASE_ORPHANED)
+            streams_type_signal(&self->streams, (int)info.ssi_signo);
         break;
     }
 }
@@ -403,7 +229,7 @@ static void clear_guard(struct loop *self)
     fd_close(&self->guard.worker);
     self->guard.draft[0] = '\0';
     if (self->guard.kill_worker)
-        settle(self);
+        streams_settle(&self->streams);
     self->guard.kill_worker = false;
 }
 
@@ -419,15 +245,14 @@ static void serve_request(struct loop *self)
     switch (request.op) {
     case KEEPER_PAUSE:
         self->paused = true;
-        hold_inputs(self);
-        console_give_back(&self->console);
+        streams_give_back(&self->streams);
         break;
     case KEEPER_RESUME:
         self->paused = false;
-        take_terminal(self);
+        streams_take(&self->streams);
         break;
     case KEEPER_SETTLE:
-        settle(self);
+        streams_settle(&self->streams);
         break;
     case KEEPER_GUARD:
         set_guard(self, &request, &passed);
@@ -485,6 +310,8 @@ static int keep_needed(struct loop *self, struct stdio_plan *plan)
     size_t count = 0;
     for (int i = 0; i < 3; i++) {
         int moved = plan->outer_fd[i] < 0 ? -1 : fcntl(plan->outer_fd[i], F_DUPFD_CLOEXEC, 3);
+        if (plan->outer_fd[i] >= 0 && moved < 0)
+            return -errno;
         if (plan->screen_fd == plan->outer_fd[i])
             plan->screen_fd = moved;
         if (plan->keys_fd == plan->outer_fd[i])
@@ -529,31 +356,20 @@ static int set_up(struct loop *self, struct stdio_plan *plan, struct err *err)
     int error = keep_needed(self, plan);
     if (error)
         return err_set(err, -error, "put its descriptors in order");
-    self->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (self->done_fd < 0)
-        return err_set(err, errno, "eventfd");
     self->signal_fd = open_signals(err);
     if (self->signal_fd < 0)
         return self->signal_fd;
     if (chdir("/") < 0)
         return err_set(err, errno, "chdir");
-    self->settled = !plan->restored;
-    error = start_relays(self, plan, err);
-    if (error)
-        return error;
-    open_console(self, plan);
-    if (plan->outer_fd[0] >= 0 && isatty(plan->outer_fd[0]))
-        self->input_terminal_fd = fd_steal(&plan->outer_fd[0]);
-    for (int i = 0; i < 3; i++)
-        fd_close(&plan->outer_fd[i]);
-    stdio_plan_release(plan);
-    take_terminal(self);
-    return 0;
+    error = streams_start(&self->streams, plan, self->supervisor_fd, err);
+    if (!error)
+        streams_take(&self->streams);
+    return error;
 }
 
 static int timeout_of(const struct loop *self, bool guard_settled)
 {
-    if (self->in_background)
+    if (self->streams.in_background)
         return FRONT_POLL_MS;
     if (self->phase == PHASE_ENDING)
         return KEEPER_BEAT_MS;
@@ -569,18 +385,18 @@ static void serve(struct loop *self)
             {.fd = self->socket, .events = POLLIN},
             {.fd = self->socket >= 0 ? self->supervisor_fd : -1, .events = POLLIN},
             {.fd = self->signal_fd, .events = POLLIN},
-            {.fd = self->done_fd, .events = POLLIN},
+            {.fd = self->streams.done_fd, .events = POLLIN},
             {.fd = orphaned ? self->guard.worker : -1, .events = POLLIN},
             {.fd = orphaned && guard_settled ? self->events_fd : -1, .events = POLLPRI},
         };
         if (poll(watched, 6, timeout_of(self, guard_settled)) < 0 && errno != EINTR)
             return;
-        if (self->in_background)
-            take_terminal(self);
+        if (self->streams.in_background)
+            streams_take(&self->streams);
         if (watched[2].revents)
             serve_signal(self);
         if (watched[3].revents)
-            serve_done(self);
+            streams_serve(&self->streams);
         if (watched[0].revents)
             serve_request(self);
         if (watched[1].revents && self->socket >= 0)
@@ -599,8 +415,8 @@ _Noreturn void keeper_run(const struct job *job, struct stdio_plan *plan, int so
     self.job = *job;
     self.socket = socket;
     self.supervisor_fd = supervisor_fd;
-    self.signal_fd = self.done_fd = self.events_fd = self.input_terminal_fd = -1;
-    self.console = CONSOLE_NONE;
+    self.signal_fd = self.events_fd = -1;
+    self.streams = STREAMS_NONE;
     self.guard.worker = -1;
     prctl(PR_SET_NAME, "freezepoint-keep");
     struct err err;
@@ -608,6 +424,6 @@ _Noreturn void keeper_run(const struct job *job, struct stdio_plan *plan, int so
     reply(&self, 0, KEEPER_DONE, error ? err.errnum : 0, error ? err.text : "");
     if (!error)
         serve(&self);
-    console_give_back(&self.console);
+    streams_give_back(&self.streams);
     _exit(error ? 1 : 0);
 }

@@ -41,7 +41,7 @@ struct keeper_reply {
 /* Output that nobody takes for so long is left behind. */
 #define KEEPER_STALL_MS 5000
 /* How often the keeper says that it is still at it. */
-#define KEEPER_BEAT_MS  1000
+#define KEEPER_BEAT_MS 1000
 
 /* The child's whole life.  All signals are blocked; `socket` and `supervisor_fd`
  * (the parent's pidfd) are its own copies. */

@@ -64,7 +64,7 @@ int proc_link(pid_t pid, const char *name, char *path, size_t size)
 
 struct mapping {
     uint64_t start, offset;
-    bool executable;
+    bool executable, shared_writable;
     char *path; /* NULL: anonymous */
 };
 
@@ -85,7 +85,8 @@ static int walk_mappings(pid_t pid, bool (*visit)(const struct mapping *, void *
         if (sscanf(line, "%" SCNx64 "-%*x %4s %" SCNx64 " %*s %*s %n", &map.start, permissions,
                    &map.offset, &used) < 3)
             continue;
-        map.executable = strchr(permissions, 'x') != NULL;
+        map.executable = permissions[2] == 'x';
+        map.shared_writable = permissions[1] == 'w' && permissions[3] == 's';
         map.path = line[used] == '/' ? line + used : NULL;
         if (!visit(&map, context))
             return 0;
@@ -122,6 +123,7 @@ int proc_find_mapping(pid_t pid, const char *path, uint64_t *address)
 }
 
 struct file_walk {
+    enum proc_mapped which;
     void (*visit)(const char *path, void *context);
     void *context;
     char last[PATH_MAX];
@@ -130,16 +132,18 @@ struct file_walk {
 static bool visit_file(const struct mapping *map, void *context)
 {
     struct file_walk *walk = context;
-    if (!map->path || !map->executable || !strcmp(map->path, walk->last))
+    bool wanted = walk->which == PROC_MAPPED_CODE ? map->executable : map->shared_writable;
+    if (!map->path || !wanted || !strcmp(map->path, walk->last))
         return true;
     snprintf(walk->last, sizeof(walk->last), "%s", map->path);
     walk->visit(map->path, walk->context);
     return true;
 }
 
-int proc_mapped_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
+int proc_mapped_files(pid_t pid, enum proc_mapped which,
+                      void (*visit)(const char *path, void *context), void *context)
 {
-    struct file_walk walk = {.visit = visit, .context = context};
+    struct file_walk walk = {.which = which, .visit = visit, .context = context};
     return walk_mappings(pid, visit_file, &walk);
 }
 

@@ -33,9 +33,12 @@ int proc_link(pid_t pid, const char *name, char *path, size_t size);
  * an ELF object's load bias.  0 or -errno (-ENOENT: not mapped). */
 int proc_find_mapping(pid_t pid, const char *path, uint64_t *address);
 
-/* The regular files mapped executable into pid, deduplicated; `visit` gets each
- * path.  0 or -errno. */
-int proc_mapped_files(pid_t pid, void (*visit)(const char *path, void *context), void *context);
+/* The files mapped into pid: code, or memory shared with the file for writing.
+ * `visit` gets each path, sometimes twice.  0 or -errno. */
+enum proc_mapped { PROC_MAPPED_CODE, PROC_MAPPED_SHARED };
+
+int proc_mapped_files(pid_t pid, enum proc_mapped which,
+                      void (*visit)(const char *path, void *context), void *context);
 
 /* process_vm_readv/writev of all of `size` bytes.  0 or -errno. */
 int proc_memory_read(pid_t pid, uint64_t address, void *buffer, size_t size);

@@ -52,9 +52,8 @@ static bool is_suspension(const struct relay *relay, char key, const struct term
 {
     pid_t front, session;
     return (modes->c_lflag & ISIG) && modes->c_cc[VSUSP] != _POSIX_VDISABLE &&
-           (unsigned char)key == modes->c_cc[VSUSP] &&
-           ioctl(relay->to, TIOCGPGRP, &front) == 0 && ioctl(relay->to, TIOCGSID, &session) == 0 &&
-           front == session;
+           (unsigned char)key == modes->c_cc[VSUSP] && ioctl(relay->to, TIOCGPGRP, &front) == 0 &&
+           ioctl(relay->to, TIOCGSID, &session) == 0 && front == session;
 }
 
 static void take_suspensions(struct relay *relay)
@@ -124,8 +123,8 @@ static enum step copy_some(struct relay *relay)
  */
 static enum step splice_some(struct relay *relay)
 {
-    ssize_t n = splice(relay->from, NULL, relay->to, NULL, SPLICE_MAX,
-                       SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t n =
+        splice(relay->from, NULL, relay->to, NULL, SPLICE_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (n < 0 && errno == EINVAL) {
         /* A terminal, or a file opened with O_APPEND. */
         relay->by_copy = true;

@@ -100,8 +100,7 @@ static int make_pty(struct stdio_plan *plan, int *slave, struct err *err)
         return err_set(err, errno, "make a pty");
     if (grantpt(plan->master_fd) < 0 || unlockpt(plan->master_fd) < 0)
         return err_set(err, errno, "unlock the pty");
-    int errnum =
-        ptsname_r(plan->master_fd, plan->terminal_path, sizeof(plan->terminal_path));
+    int errnum = ptsname_r(plan->master_fd, plan->terminal_path, sizeof(plan->terminal_path));
     if (errnum)
         return err_set(err, errnum, "find the pty's name");
     *slave = open(plan->terminal_path, O_RDWR | O_NOCTTY | O_CLOEXEC);

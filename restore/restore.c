@@ -14,6 +14,7 @@
 #include "lib/log.h"
 #include "lib/proc.h"
 #include "restore/adopt.h"
+#include "restore/carried.h"
 
 #define STALL_MS (60 * 1000)
 #define LOG_NAME "restore.log"
@@ -256,6 +257,8 @@ int restore_image(const struct restore_request *request, struct restored *out, s
     int error = image_verify_small(request->image, err);
     if (!error)
         error = place_preload(request->image, out, err);
+    if (!error)
+        error = carried_place(request->image, err);
     out->verify_ns = proc_monotonic_ns() - start_ns;
     struct verification verification = {0};
     if (!error)

@@ -160,7 +160,7 @@ static int dumped_before_stop(void *context, struct err *err)
 static int dump_frozen(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
     const struct supervision *job = checkpoint->job;
-    checkpoint->manifest = describe_group(job, hit, checkpoint->root, err);
+    checkpoint->manifest = describe_group(job, hit, checkpoint->root, &checkpoint->draft, err);
     if (!checkpoint->manifest)
         return -err->errnum;
     struct stop_context stop = {.checkpoint = checkpoint, .hit = hit};

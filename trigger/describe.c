@@ -9,43 +9,11 @@
 #include <sys/utsname.h>
 
 #include "lib/fd.h"
+#include "lib/log.h"
 #include "lib/proc.h"
 #include "preload/abi.h"
-
-static char *copy(const char *text)
-{
-    char *copied = strdup(text ? text : "");
-    return copied ? copied : (char *)protobuf_c_empty_string;
-}
-
-static ProtobufCBinaryData copy_bytes(const char *text)
-{
-    ProtobufCBinaryData data = {.len = strlen(text)};
-    data.data = malloc(data.len + 1);
-    if (!data.data)
-        data.len = 0;
-    else
-        memcpy(data.data, text, data.len);
-    return data;
-}
-
-/* Grows a repeated field by one zeroed, initialised message. */
-#define ADD(manifest, field, type, init)                                                           \
-    ({                                                                                             \
-        type *added_ = calloc(1, sizeof(type));                                                    \
-        type **list_ =                                                                             \
-            reallocarray((manifest)->field, (manifest)->n_##field + 1, sizeof(type *));            \
-        if (list_)                                                                                 \
-            (manifest)->field = list_;                                                             \
-        if (added_ && list_) {                                                                     \
-            init(added_);                                                                          \
-            list_[(manifest)->n_##field++] = added_;                                               \
-        } else {                                                                                   \
-            free(added_);                                                                          \
-            added_ = NULL;                                                                         \
-        }                                                                                          \
-        added_;                                                                                    \
-    })
+#include "trigger/carry.h"
+#include "trigger/manifest_fill.h"
 
 static void read_line(const char *path, char *line, size_t size)
 {
@@ -65,10 +33,10 @@ static Freezepoint__Host *describe_host(void)
     uname(&names);
     char boot_id[64];
     read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
-    host->hostname = copy(names.nodename);
-    host->kernel_release = copy(names.release);
-    host->architecture = copy(names.machine);
-    host->boot_id = copy(boot_id);
+    host->hostname = manifest_copy(names.nodename);
+    host->kernel_release = manifest_copy(names.release);
+    host->architecture = manifest_copy(names.machine);
+    host->boot_id = manifest_copy(boot_id);
     return host;
 }
 
@@ -79,9 +47,9 @@ static Freezepoint__Point *describe_point(const struct supervision *job, const s
         return NULL;
     freezepoint__point__init(point);
     const struct supervised_point *given = &job->points[hit->rule];
-    point->spec = copy(given->spec);
-    point->library = copy_bytes(given->library);
-    point->function = copy(given->function);
+    point->spec = manifest_copy(given->spec);
+    point->library = manifest_copy_bytes(given->library);
+    point->function = manifest_copy(given->function);
     point->hit = hit->number;
     point->rule = (uint32_t)hit->rule;
     struct proc_info thread;
@@ -89,7 +57,7 @@ static Freezepoint__Point *describe_point(const struct supervision *job, const s
     if (proc_read(hit->tid, &thread, &ignored) == 0) {
         point->tid = (uint32_t)thread.inner_pid;
         point->pid = (uint32_t)thread.inner_tgid;
-        point->comm = copy_bytes(thread.comm);
+        point->comm = manifest_copy_bytes(thread.comm);
     }
     return point;
 }
@@ -105,9 +73,9 @@ static Freezepoint__Command *describe_command(const struct supervision *job)
         count++;
     command->argv = calloc(count, sizeof(*command->argv));
     for (size_t i = 0; command->argv && i < count; i++)
-        command->argv[command->n_argv++] = copy_bytes(job->argv[i]);
-    command->executable = copy_bytes(job->executable);
-    command->cwd = copy_bytes(job->cwd);
+        command->argv[command->n_argv++] = manifest_copy_bytes(job->argv[i]);
+    command->executable = manifest_copy_bytes(job->executable);
+    command->cwd = manifest_copy_bytes(job->cwd);
     return command;
 }
 
@@ -117,8 +85,8 @@ static Freezepoint__Preload *describe_preload(const struct supervision *job)
     if (!preload)
         return NULL;
     freezepoint__preload__init(preload);
-    preload->path = copy_bytes(job->preload_path);
-    preload->file = copy_bytes(IMAGE_PRELOAD);
+    preload->path = manifest_copy_bytes(job->preload_path);
+    preload->file = manifest_copy_bytes(IMAGE_PRELOAD);
     preload->control_offset = job->control_offset;
     return preload;
 }
@@ -127,12 +95,12 @@ static void describe_rules(const struct supervision *job, Freezepoint__Manifest 
 {
     for (size_t i = 0; i < job->point_count; i++) {
         const struct supervised_point *point = &job->points[i];
-        Freezepoint__Rule *rule = ADD(manifest, points, Freezepoint__Rule, freezepoint__rule__init);
+        Freezepoint__Rule *rule = MANIFEST_ADD(manifest, points, Freezepoint__Rule, freezepoint__rule__init);
         if (!rule)
             return;
-        rule->spec = copy(point->spec);
-        rule->library = copy_bytes(point->library);
-        rule->function = copy(point->function);
+        rule->spec = manifest_copy(point->spec);
+        rule->library = manifest_copy_bytes(point->library);
+        rule->function = manifest_copy(point->function);
         rule->first = point->first;
         rule->every = point->every;
         rule->done = point->done;
@@ -157,12 +125,12 @@ static void describe_streams(const struct supervision *job, Freezepoint__Manifes
     for (uint32_t fd = 0; fd < 3; fd++) {
         const struct stdio_stream *stream = &job->streams[fd];
         Freezepoint__Stdio *entry =
-            ADD(manifest, stdio, Freezepoint__Stdio, freezepoint__stdio__init);
+            MANIFEST_ADD(manifest, stdio, Freezepoint__Stdio, freezepoint__stdio__init);
         if (!entry)
             return;
         entry->fd = fd;
         entry->kind = stdio_kind_of(stream->kind);
-        entry->key = copy(stream->key);
+        entry->key = manifest_copy(stream->key);
         entry->direction = fd == 0 ? FREEZEPOINT__STDIO_DIRECTION__STDIO_INPUT
                                    : FREEZEPOINT__STDIO_DIRECTION__STDIO_OUTPUT;
     }
@@ -215,10 +183,10 @@ static void add_fingerprint(const char *path, void *context)
     if (stat(path, &about) < 0 || !S_ISREG(about.st_mode))
         return;
     Freezepoint__Fingerprint *print =
-        ADD(manifest, fingerprint, Freezepoint__Fingerprint, freezepoint__fingerprint__init);
+        MANIFEST_ADD(manifest, fingerprint, Freezepoint__Fingerprint, freezepoint__fingerprint__init);
     if (!print)
         return;
-    print->path = copy_bytes(path);
+    print->path = manifest_copy_bytes(path);
     print->size = (uint64_t)about.st_size;
     print->mtime_ns = about.st_mtim.tv_sec * 1000000000LL + about.st_mtim.tv_nsec;
     print->inode = about.st_ino;
@@ -232,7 +200,7 @@ static void describe_process(const struct supervision *job, pid_t pid,
     if (proc_read(pid, &info, &ignored))
         return;
     Freezepoint__Process *process =
-        ADD(manifest, processes, Freezepoint__Process, freezepoint__process__init);
+        MANIFEST_ADD(manifest, processes, Freezepoint__Process, freezepoint__process__init);
     if (!process)
         return;
     char executable[4096];
@@ -240,15 +208,15 @@ static void describe_process(const struct supervision *job, pid_t pid,
     process->pid = (uint32_t)info.inner_pid;
     if (proc_read(info.parent, &parent, &ignored) == 0)
         process->ppid = (uint32_t)parent.inner_pid;
-    process->comm = copy_bytes(info.comm);
-    process->executable = copy_bytes(executable);
+    process->comm = manifest_copy_bytes(info.comm);
+    process->executable = manifest_copy_bytes(executable);
     process->threads = info.threads;
     process->rss_bytes = info.rss_bytes;
     process->control_address = find_control(job, pid);
     manifest->max_pid = highest_thread(pid, manifest->max_pid);
     struct fingerprints prints = {.manifest = manifest, .preload_path = job->preload_path};
     add_fingerprint(executable, &prints);
-    proc_mapped_files(pid, add_fingerprint, &prints);
+    proc_mapped_files(pid, PROC_MAPPED_CODE, add_fingerprint, &prints);
 }
 
 static Freezepoint__TcpMode tcp_of(enum tcp_mode mode)
@@ -305,7 +273,8 @@ pid_t describe_root(int group_fd, struct err *err)
 }
 
 Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, struct err *err)
+                                      pid_t root, const struct image_draft *draft,
+                                      struct err *err)
 {
     Freezepoint__Manifest *manifest = calloc(1, sizeof(*manifest));
     if (!manifest) {
@@ -314,9 +283,9 @@ Freezepoint__Manifest *describe_group(const struct supervision *job, const struc
     }
     freezepoint__manifest__init(manifest);
     manifest->created_unix_ns = proc_realtime_ns();
-    manifest->name = copy(job->image_name);
-    manifest->freezepoint_version = copy(FREEZEPOINT_VERSION);
-    manifest->criu_version = copy(job->criu_version);
+    manifest->name = manifest_copy(job->image_name);
+    manifest->freezepoint_version = manifest_copy(FREEZEPOINT_VERSION);
+    manifest->criu_version = manifest_copy(job->criu_version);
     manifest->host = describe_host();
     manifest->reason = FREEZEPOINT__REASON__REASON_POINT;
     manifest->point = describe_point(job, hit);
@@ -336,6 +305,8 @@ Freezepoint__Manifest *describe_group(const struct supervision *job, const struc
     ssize_t count = cgroup_processes(job->job->group.fd, &pids, err);
     for (ssize_t i = 0; i < count; i++)
         describe_process(job, pids[i], manifest);
+    if (count > 0 && carry_files(pids, (size_t)count, draft, manifest, err))
+        log_info("carry", "%s", err->text);
     if (!manifest->host || !manifest->point || !manifest->command || !manifest->preload ||
         !manifest->timings || manifest->n_processes == 0) {
         freezepoint__manifest__free_unpacked(manifest, NULL);

@@ -6,6 +6,7 @@
 #define FREEZEPOINT_DESCRIBE_H
 
 #include "lib/err.h"
+#include "lib/image.h"
 #include "manifest.pb-c.h"
 #include "trigger/supervision.h"
 
@@ -18,9 +19,11 @@ struct hit {
 };
 
 /* Returns a new manifest, to be freed with freezepoint__manifest__free_unpacked(),
- * or NULL.  The group should be frozen.  `root` is in our pid namespace. */
+ * or NULL.  The group should be frozen.  `root` is in our pid namespace.
+ * Small files that the program may remove are copied into the draft (carry.h). */
 Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, struct err *err);
+                                      pid_t root, const struct image_draft *draft,
+                                      struct err *err);
 
 /* Copies the times of `hit` into it. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);
