@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -169,17 +170,18 @@ static bool holds_same(const char *path, const void *bytes, size_t size)
     return there && fd_read_all(fd, there, size) == (ssize_t)size && !memcmp(there, bytes, size);
 }
 
-int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
-                      size_t path_size, struct err *err)
+/* Many distributions mount /run noexec. */
+static const char *const preload_places[] = {JOB_RUNTIME_ROOT "/.preload", JOB_PRELOAD_FALLBACK};
+#define PRELOAD_PLACES (sizeof(preload_places) / sizeof(preload_places[0]))
+
+static int place_preload(const char *directory, const char *name, const void *bytes, size_t size,
+                         struct err *err)
 {
-    int error = dir_make(JOB_RUNTIME_ROOT "/.preload", 0755, err);
-    if (error)
-        return error;
-    snprintf(path, path_size, "%s/.preload/%s.so", JOB_RUNTIME_ROOT, hash);
+    char path[PATH_MAX], temporary[PATH_MAX];
+    snprintf(path, sizeof(path), "%s/%s", directory, name);
     if (holds_same(path, bytes, size))
         return 0;
-    char temporary[PATH_MAX];
-    snprintf(temporary, sizeof(temporary), "%s/.preload/.%s.%d", JOB_RUNTIME_ROOT, hash, getpid());
+    snprintf(temporary, sizeof(temporary), "%s/.%s.%d", directory, name, getpid());
     unlink(temporary);
     _cleanup_close_ int fd =
         open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
@@ -192,4 +194,40 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
         return err_set(err, errnum, "write '%s'", path);
     }
     return 0;
+}
+
+int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
+                      size_t path_size, struct err *err)
+{
+    for (size_t i = 0; i < PRELOAD_PLACES; i++) {
+        int error = dir_make(preload_places[i], 0755, err);
+        if (error)
+            return error;
+        struct statvfs about;
+        if (statvfs(preload_places[i], &about) < 0)
+            return err_set(err, errno, "statvfs '%s'", preload_places[i]);
+        if (about.f_flag & ST_NOEXEC)
+            continue;
+        char name[NAME_MAX];
+        snprintf(name, sizeof(name), "%s.so", hash);
+        snprintf(path, path_size, "%s/%s", preload_places[i], name);
+        return place_preload(preload_places[i], name, bytes, size, err);
+    }
+    return err_lack(err, "both '%s' and '%s' are mounted noexec, and programs must map the preload "
+                         "library from one of them; remount one: mount -o remount,exec",
+                    preload_places[0], preload_places[1]);
+}
+
+int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err)
+{
+    for (size_t i = 0; i < PRELOAD_PLACES; i++) {
+        size_t length = strlen(preload_places[i]);
+        const char *name = path + length + 1;
+        if (strncmp(path, preload_places[i], length) != 0 || path[length] != '/' || !*name ||
+            *name == '.' || strchr(name, '/'))
+            continue;
+        int error = dir_make(preload_places[i], 0755, err);
+        return error ? error : place_preload(preload_places[i], name, bytes, size, err);
+    }
+    return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
 }

@@ -4,8 +4,9 @@
  *   /run/freezepoint/NAME/           lock, control.sock (re-arming), log
  *   /run/freezepoint/.log/NAME/      what outlives it: CRIU's log of the last restore
  *                                    and of the last failed dump, a detached job's output
- *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot,
- *                                    since images map it by that path
+ *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot, since
+ *                                    images map it by that path.  In
+ *                                    /var/cache/freezepoint/ where /run is noexec.
  *
  * The lock (flock on NAME/lock) is held by whoever keeps the job alive: the
  * supervisor and its keeper, which share the open file.
@@ -22,6 +23,8 @@
 
 #define JOB_RUNTIME_ROOT "/run/freezepoint"
 #define JOB_LOG_ROOT     JOB_RUNTIME_ROOT "/.log"
+/* For the preload library, where JOB_RUNTIME_ROOT is mounted noexec. */
+#define JOB_PRELOAD_FALLBACK "/var/cache/freezepoint/preload"
 #define JOB_NAME_MAX     64
 
 struct job {
@@ -55,9 +58,13 @@ void job_release(struct job *job);
 /* Makes the directory of what outlives a job's end; `path` gets it. */
 int job_make_log_directory(const char *name, char *path, size_t size, struct err *err);
 
-/* Writes the library into the shared directory under its hash, unless it is
- * there with the same bytes; `path` gets where. */
+/* Writes the library where programs can map it, under its hash, unless it is there
+ * with the same bytes; `path` gets where. */
 int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
                       size_t path_size, struct err *err);
+
+/* The same for an image's library, which its processes have mapped from `path`:
+ * -EINVAL where that is no place of ours. */
+int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err);
 
 #endif

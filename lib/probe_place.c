@@ -132,6 +132,15 @@ static int map_executable(int fd)
     return 0;
 }
 
+static int try_to_map(const char *directory)
+{
+    char existing[PATH_MAX];
+    find_existing(directory, existing, sizeof(existing));
+    _cleanup_(remove_trial) struct trial_directory trial = {0};
+    _cleanup_close_ int fd = make_trial(existing, &trial);
+    return fd < 0 ? fd : map_executable(fd);
+}
+
 void probe_runtime(struct probe_result *result)
 {
     char existing[PATH_MAX], what[PATH_MAX + 64];
@@ -143,14 +152,14 @@ void probe_runtime(struct probe_result *result)
         probe_set_missing(result, -fd, "make it writable: mount -o remount,rw /run", what);
         return;
     }
-    int error = map_executable(fd);
-    if (error)
-        probe_set(result, PROBE_MISSING,
-                  "mkdir -p " JOB_RUNTIME_ROOT " && mount -t tmpfs -o mode=755,nosuid,nodev "
-                  "none " JOB_RUNTIME_ROOT,
-                  JOB_RUNTIME_ROOT ": no library can be mapped from there (mounted noexec?): %s",
-                  strerror(-error));
+    const char *made = strcmp(existing, JOB_RUNTIME_ROOT) ? " (will be made)" : "";
+    if (map_executable(fd) == 0)
+        probe_set_ok(result, JOB_RUNTIME_ROOT "%s", made);
+    else if (try_to_map(JOB_PRELOAD_FALLBACK) == 0)
+        probe_set_ok(result, JOB_RUNTIME_ROOT "%s; no library can be mapped from there (noexec), "
+                             "so it goes to " JOB_PRELOAD_FALLBACK, made);
     else
-        probe_set_ok(result, "%s%s", JOB_RUNTIME_ROOT,
-                     strcmp(existing, JOB_RUNTIME_ROOT) ? " (will be made)" : "");
+        probe_set(result, PROBE_MISSING, "remount one of them: mount -o remount,exec",
+                  "no library can be mapped from " JOB_RUNTIME_ROOT " or " JOB_PRELOAD_FALLBACK
+                  " (mounted noexec?)");
 }

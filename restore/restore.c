@@ -68,15 +68,8 @@ static void verification_cancel(struct verification *self)
 static int place_preload(const struct image *image, struct restored *out, struct err *err)
 {
     const Freezepoint__Preload *preload = image->manifest->preload;
-    char path[PATH_MAX], hash[NAME_MAX], placed[PATH_MAX];
+    char path[PATH_MAX];
     snprintf(path, sizeof(path), "%.*s", (int)preload->path.len, (const char *)preload->path.data);
-    static const char prefix[] = JOB_RUNTIME_ROOT "/.preload/";
-    size_t length = strlen(path);
-    if (strncmp(path, prefix, sizeof(prefix) - 1) != 0 || strchr(path + sizeof(prefix) - 1, '/') ||
-        length < sizeof(prefix) + 3 || strcmp(path + length - 3, ".so") != 0)
-        return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
-    snprintf(hash, sizeof(hash), "%.*s", (int)(length - 3 - (sizeof(prefix) - 1)),
-             path + sizeof(prefix) - 1);
     _cleanup_close_ int fd =
         openat(image->dirfd, IMAGE_PRELOAD, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     struct stat about;
@@ -85,8 +78,7 @@ static int place_preload(const struct image *image, struct restored *out, struct
     _cleanup_free_ void *bytes = malloc((size_t)about.st_size + 1);
     if (!bytes || fd_read_all(fd, bytes, (size_t)about.st_size) != about.st_size)
         return err_text(err, EIO, "read '%s/" IMAGE_PRELOAD "'", image->path);
-    int error =
-        job_place_preload(hash, bytes, (size_t)about.st_size, placed, sizeof(placed), err);
+    int error = job_put_back_preload(path, bytes, (size_t)about.st_size, err);
     if (error)
         return error;
     out->preload_size = (size_t)about.st_size;
