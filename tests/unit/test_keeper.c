@@ -519,6 +519,31 @@ static void passes_a_terminal_through(void **state)
     assert_int_equal(end_terminal(&terminal), 7);
 }
 
+/* The child that is called freezepoint-keep. */
+static pid_t find_keeper(pid_t supervisor)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", supervisor, supervisor);
+    _cleanup_fclose_ FILE *children = fopen(path, "re");
+    struct proc_info info;
+    struct err err;
+    for (int pid; children && fscanf(children, "%d", &pid) == 1;)
+        if (proc_read(pid, &info, &err) == 0 && !strncmp(info.comm, "freezepoint-kee", 15))
+            return pid;
+    fail_msg("no keeper found");
+    return -1;
+}
+
+static void restores_the_terminal_of_a_killed_keeper(void **state)
+{
+    (void)state;
+    struct terminal terminal = start_terminal();
+    await_raw(&terminal, true);
+    /* With the keeper's end the pty hangs up. */
+    kill(find_keeper(terminal.supervisor), SIGKILL);
+    assert_int_equal(end_terminal(&terminal), 95);
+}
+
 static void passes_interrupts_through(void **state)
 {
     (void)state;
@@ -793,6 +818,7 @@ int main(void)
         cmocka_unit_test(tells_that_the_keeper_died),
         cmocka_unit_test(relays_a_terminal_image_to_pipes),
         cmocka_unit_test(passes_a_terminal_through),
+        cmocka_unit_test(restores_the_terminal_of_a_killed_keeper),
         cmocka_unit_test(passes_interrupts_through),
         cmocka_unit_test(turns_a_suspension_into_a_signal),
         cmocka_unit_test(follows_the_windows_size),

@@ -100,11 +100,8 @@ static void shares_where_the_caller_shares(void **state)
         int one, other;
         bool shared;
     } cases[] = {
-        {plain, plain, true},
-        {plain, twin, true},
-        {plain, again, false},
-        {append, append_again, true},
-        {plain, append, false},
+        {plain, plain, true},         {plain, twin, true},    {plain, again, false},
+        {append, append_again, true}, {plain, append, false},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct stdio_plan plan;
@@ -225,9 +222,8 @@ static void follows_the_image_in_a_restore(void **state)
     int ends[2], before = count_open();
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     struct stdio_plan plan;
-    struct stdio_stream pipes[3] = {{STDIO_PIPE, "pipe:[7]"},
-                                    {STDIO_PIPE, "pipe:[8]"},
-                                    {STDIO_PIPE, "pipe:[8]"}};
+    struct stdio_stream pipes[3] = {
+        {STDIO_PIPE, "pipe:[7]"}, {STDIO_PIPE, "pipe:[8]"}, {STDIO_PIPE, "pipe:[8]"}};
     assert_int_equal(stdio_plan_for_restore(pipes, (int[]){ends[0], ends[1], 2}, &plan, &err), 0);
     assert_int_equal(plan.app_fd[1], plan.app_fd[2]);
     assert_true(plan.restored);
@@ -236,9 +232,8 @@ static void follows_the_image_in_a_restore(void **state)
     assert_pipe(plan.app_fd[1], plan.near_fd[1]);
     stdio_plan_release(&plan);
 
-    struct stdio_stream mixed[3] = {{STDIO_UNUSED, ""},
-                                    {STDIO_TTY, "tty[8803:18]"},
-                                    {STDIO_TTY, "tty[8803:18]"}};
+    struct stdio_stream mixed[3] = {
+        {STDIO_UNUSED, ""}, {STDIO_TTY, "tty[8803:18]"}, {STDIO_TTY, "tty[8803:18]"}};
     assert_int_equal(stdio_plan_for_restore(mixed, (int[]){ends[0], ends[1], 2}, &plan, &err), 0);
     assert_int_equal(plan.app_fd[0], -1);
     assert_true(isatty(plan.app_fd[1]));
@@ -278,8 +273,11 @@ static void lets_go_of_a_stream(void **state)
     struct err err;
     int ends[2];
     char byte;
+    struct stdio_plan plan = STDIO_PLAN_NONE;
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
-    assert_int_equal(stdio_let_go(ends[1], &err), 0);
+    plan.outer_fd[1] = ends[1];
+    assert_int_equal(stdio_plan_let_go(&plan, 0, &err), 0);
+    assert_int_equal(stdio_plan_let_go(&plan, 1, &err), 0);
     assert_int_equal(read(ends[0], &byte, 1), 0);
     assert_int_equal(write(ends[1], "x", 1), 1);
     close(ends[0]);
