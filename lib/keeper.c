@@ -152,7 +152,7 @@ int keeper_start(const struct job *job, struct stdio_plan *plan, struct keeper *
     remember_terminal(&keeper, plan);
     int error = fork_keeper(job, plan, theirs, &keeper, err);
     fd_close(&theirs);
-    struct keeper_reply ready;
+    struct keeper_reply ready = {0};
     if (!error)
         error = receive_reply(&keeper, 2 * ANSWER_TIMEOUT_MS, &ready, err);
     if (!error && ready.errnum)

@@ -277,11 +277,12 @@ static int compare(const void *a, const void *b)
     return *(const int *)a - *(const int *)b;
 }
 
-/* Descriptors move above the standard three, of which 0 and 1 become /dev/null;
- * 2 is for diagnostics as long as the supervisor lives.  All others go. */
-static int keep_only(int **kept, size_t count)
+/* Descriptors move above the standard three, of which 0 and 1 become /dev/null and 2
+ * the program's error stream, for diagnostics as long as the supervisor lives.  It
+ * need not be our own: a detached job's is a log.  All others go. */
+static int keep_only(int **kept, size_t count, const int *diagnostics)
 {
-    int numbers[16];
+    int numbers[16] = {0};
     for (size_t i = 0; i < count; i++) {
         if (*kept[i] >= 0 && *kept[i] < 3)
             *kept[i] = fcntl(*kept[i], F_DUPFD_CLOEXEC, 3);
@@ -299,7 +300,7 @@ static int keep_only(int **kept, size_t count)
     _cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0)
         return -errno;
-    return fcntl(2, F_GETFD) < 0 && dup2(null_fd, 2) < 0 ? -errno : 0;
+    return dup2(*diagnostics >= 0 ? *diagnostics : null_fd, 2) < 0 ? -errno : 0;
 }
 
 /* The caller's streams get numbers of their own, then everything but the plan,
@@ -337,7 +338,7 @@ static int keep_needed(struct loop *self, struct stdio_plan *plan)
     /* Nobody will accept there once the supervisor is gone: who connects shall see
      * that at once. */
     self->job.socket_fd = -1;
-    return keep_only(kept, count);
+    return keep_only(kept, count, &plan->outer_fd[2]);
 }
 
 static int open_signals(struct err *err)
