@@ -123,7 +123,7 @@ static int check_slot(const struct preload_request *request, size_t index, struc
 
 static int check_request(const struct preload_request *request, struct err *err)
 {
-    if (request->slot_count == 0 || request->slot_count > FZ_SLOT_MAX)
+    if (request->slot_count > FZ_SLOT_MAX)
         return err_text(err, E2BIG, "%zu functions at once, the limit is %d", request->slot_count,
                         FZ_SLOT_MAX);
     if (request->rule_count > FZ_RULE_MAX)

@@ -37,7 +37,7 @@ struct preload_slot {
 
 struct preload_request {
     const struct preload_slot *slots;
-    size_t slot_count; /* 1 .. FZ_SLOT_MAX; no (name, version) twice */
+    size_t slot_count; /* at most FZ_SLOT_MAX; no (name, version) twice */
     const struct fz_rule *rules;
     size_t rule_count; /* at most FZ_RULE_MAX; `first` from 1 */
     const char *socket_path;
