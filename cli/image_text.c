@@ -190,6 +190,31 @@ static struct json_object *rules_json(const Freezepoint__Manifest *manifest)
     return list;
 }
 
+static const char *kind_name(Freezepoint__StdioKind kind)
+{
+    switch (kind) {
+    case FREEZEPOINT__STDIO_KIND__STDIO_PIPE:
+        return "pipe";
+    case FREEZEPOINT__STDIO_KIND__STDIO_TTY:
+        return "terminal";
+    default:
+        return "other";
+    }
+}
+
+static struct json_object *streams_json(const Freezepoint__Manifest *manifest)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < manifest->n_stdio; i++) {
+        struct json_object *object = json_object_new_object();
+        add_number(object, "fd", manifest->stdio[i]->fd);
+        add_string(object, "kind", kind_name(manifest->stdio[i]->kind));
+        add_string(object, "key", manifest->stdio[i]->key);
+        json_object_array_add(list, object);
+    }
+    return list;
+}
+
 static struct json_object *host_json(const Freezepoint__Manifest *manifest)
 {
     struct json_object *object = json_object_new_object();
@@ -228,6 +253,8 @@ struct json_object *image_json(const struct image *image, const struct image_siz
     add_string(object, "tcp", tcp[manifest->tcp < 3 ? manifest->tcp : 0]);
     json_object_object_add(object, "timings", timings_json(manifest->timings));
     json_object_object_add(object, "process_list", processes_json(manifest));
+    json_object_object_add(object, "streams", streams_json(manifest));
+    json_object_object_add(object, "preload", json_bytes(&manifest->preload->path));
     json_object_object_add(object, "made_on", host_json(manifest));
     return object;
 }
@@ -260,6 +287,18 @@ static void print_timings(FILE *to, const Freezepoint__Timings *times)
     }
 }
 
+static void print_streams(FILE *to, const Freezepoint__Manifest *manifest)
+{
+    for (size_t i = 0; i < manifest->n_stdio; i++) {
+        const Freezepoint__Stdio *stream = manifest->stdio[i];
+        fprintf(to, "%-11s fd %u, %s %s\n", i ? "" : "streams", stream->fd,
+                kind_name(stream->kind), stream->key);
+    }
+    fprintf(to, "preload     ");
+    print_bytes(to, &manifest->preload->path);
+    fputc('\n', to);
+}
+
 void image_print(FILE *to, const struct image *image, const struct image_size *size)
 {
     const Freezepoint__Manifest *manifest = image->manifest;
@@ -284,6 +323,7 @@ void image_print(FILE *to, const struct image *image, const struct image_size *s
     print_bytes(to, &manifest->command->cwd);
     fprintf(to, "\nsize        %s (%s on disk)\n", apparent, disk);
     print_processes(to, manifest);
+    print_streams(to, manifest);
     print_timings(to, manifest->timings);
     fprintf(to, "made on     %s, Linux %s, CRIU %s, freezepoint %s\n", manifest->host->hostname,
             manifest->host->kernel_release, manifest->criu_version,
