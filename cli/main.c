@@ -27,7 +27,7 @@ const struct command *command_find(const char *name)
 static size_t build_long_options(const struct command *command, struct option *list)
 {
     size_t count = 0;
-    for (; command->options[count].name && count < OPTIONS_MAX - 2; count++)
+    for (; count < OPTIONS_MAX - 2 && command->options[count].name; count++)
         list[count] = (struct option){
             .name = command->options[count].name,
             .has_arg = command->options[count].argument ? required_argument : no_argument,
@@ -55,7 +55,7 @@ static int set_option(const struct command *command, size_t index, const char *v
     const struct option_spec *option = &command->options[index];
     if (value && !*value)
         return err_usage(err, "--%s: a value is missing", option->name);
-    if (option->choices && !is_among(option->choices, value))
+    if (value && option->choices && !is_among(option->choices, value))
         return err_usage(err, "--%s '%s': one of '%s' is expected", option->name, value,
                          option->choices);
     return command->set(context, option->name, value, err);

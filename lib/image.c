@@ -90,8 +90,7 @@ static int load(struct image *image, struct err *err)
         error = load_manifest(image, err);
     if (error)
         return error;
-    _cleanup_close_ int criu_fd =
-        open_part(image, IMAGE_CRIU, O_RDONLY | O_DIRECTORY, NULL, err);
+    _cleanup_close_ int criu_fd = open_part(image, IMAGE_CRIU, O_RDONLY | O_DIRECTORY, NULL, err);
     return criu_fd < 0 ? criu_fd : 0;
 }
 
@@ -121,8 +120,9 @@ static int parse_spec(const char *spec, char name[NAME_MAX + 1], uint64_t *gener
     size_t length = at ? (size_t)(at - spec) : strlen(spec);
     *generation = at ? store_parse_generation(at + 1) : 0;
     if (length == 0 || length > NAME_MAX || (at && *generation == 0))
-        return err_usage(err, "'%s' is no IMAGE: NAME, NAME@GENERATION (a number from 1), or the "
-                              "path of a directory, with a '/'",
+        return err_usage(err,
+                         "'%s' is no IMAGE: NAME, NAME@GENERATION (a number from 1), or the "
+                         "path of a directory, with a '/'",
                          spec);
     memcpy(name, spec, length);
     name[length] = '\0';
@@ -156,8 +156,7 @@ static int open_by_name(const struct store *store, const char *spec, struct imag
     snprintf(entry, sizeof(entry), "%" PRIu64, image->generation);
     snprintf(image->path, sizeof(image->path), "%s/%s/%s", store->path, name, entry);
     snprintf(image->label, sizeof(image->label), "%s@%s", name, entry);
-    image->dirfd =
-        trusted_open_at(name_fd, entry, O_RDONLY | O_DIRECTORY, image->path, NULL, err);
+    image->dirfd = trusted_open_at(name_fd, entry, O_RDONLY | O_DIRECTORY, image->path, NULL, err);
     if (image->dirfd == -ENOENT)
         return err_text(err, ENOENT, "there is no image '%s' in '%s'", image->label, store->path);
     error = image->dirfd < 0 ? image->dirfd : load(image, err);

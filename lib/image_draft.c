@@ -284,8 +284,8 @@ static int show(struct image_draft *draft, uint64_t generation, struct err *err)
     return error;
 }
 
-static int publish(struct image_draft *draft, Freezepoint__Manifest *manifest,
-                   uint64_t *generation, struct err *err)
+static int publish(struct image_draft *draft, Freezepoint__Manifest *manifest, uint64_t *generation,
+                   struct err *err)
 {
     int error = store_next_generation(draft->name_fd, generation, err);
     if (error)
@@ -354,8 +354,7 @@ static int hide(int name_fd, uint64_t generation, char entry[ENTRY_SIZE], int *d
     return 0;
 }
 
-int image_remove(const struct store *store, const char *name, uint64_t generation,
-                 struct err *err)
+int image_remove(const struct store *store, const char *name, uint64_t generation, struct err *err)
 {
     char entry[ENTRY_SIZE];
     _cleanup_close_ int name_fd = -1;

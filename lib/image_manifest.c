@@ -291,7 +291,7 @@ static Freezepoint__Manifest *unpack(const uint8_t *message, size_t length)
 
 static int check_header(const uint8_t *bytes, size_t size, struct err *err)
 {
-    struct header header;
+    struct header header = {0};
     if (size < sizeof(header))
         return bad(err, "is too short (%zu bytes)", size);
     memcpy(&header, bytes, sizeof(header));

@@ -48,8 +48,8 @@ int manifest_decode(const uint8_t *bytes, size_t size, Freezepoint__Manifest **o
 bool manifest_is_pages(const Freezepoint__File *file);
 
 /* The file at `path`, or NULL.  The files must be sorted. */
-const Freezepoint__File *manifest_find_file(const Freezepoint__Manifest *manifest,
-                                            const char *path, size_t length);
+const Freezepoint__File *manifest_find_file(const Freezepoint__Manifest *manifest, const char *path,
+                                            size_t length);
 
 void manifest_sort_files(Freezepoint__Manifest *manifest);
 

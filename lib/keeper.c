@@ -65,7 +65,7 @@ static int call(const struct keeper *keeper, struct keeper_request *request, int
     if (error)
         return error;
     uint64_t deadline = proc_monotonic_ns() / 1000000 + ANSWER_TIMEOUT_MS;
-    struct keeper_reply reply;
+    struct keeper_reply reply = {0};
     do {
         uint64_t now = proc_monotonic_ns() / 1000000;
         error = receive_reply(keeper, now < deadline ? (int)(deadline - now) : 0, &reply, err);

@@ -102,8 +102,9 @@ int store_open_name(const struct store *store, const char *name, bool make, int 
                     struct err *err)
 {
     if (!job_name_is_valid(name))
-        return err_usage(err, "'%s' cannot be an image's name: letters, digits and '._+-', at "
-                              "most %d, starting with a letter or digit",
+        return err_usage(err,
+                         "'%s' cannot be an image's name: letters, digits and '._+-', at "
+                         "most %d, starting with a letter or digit",
                          name, JOB_NAME_MAX);
     char shown[PATH_MAX];
     snprintf(shown, sizeof(shown), "%s/%s", store->path, name);
@@ -131,8 +132,9 @@ int store_lock(int name_fd, struct err *err)
         if (errno != EWOULDBLOCK && errno != EINTR)
             return err_set(err, errno, "lock the image's directory");
         if (proc_monotonic_ns() > deadline)
-            return err_text(err, ETIMEDOUT, "another freezepoint keeps the image's directory "
-                                            "locked for more than 30 s");
+            return err_text(err, ETIMEDOUT,
+                            "another freezepoint keeps the image's directory "
+                            "locked for more than 30 s");
         nanosleep(&pause, NULL);
     }
     return 0;
@@ -155,11 +157,17 @@ static bool is_in_place(const struct store *store, const char *name, int name_fd
 int store_lock_name(const struct store *store, const char *name, bool make, int *out,
                     struct err *err)
 {
+    int error = 0;
     for (int attempt = 0; attempt < 100; attempt++) {
         _cleanup_close_ int fd = -1;
-        int error = store_open_name(store, name, make, &fd, err);
+        error = store_open_name(store, name, make, &fd, err);
+        /* The last remover can also come between our mkdir() and our open(). */
+        if (error == -ENOENT && make)
+            continue;
         if (!error)
             error = store_lock(fd, err);
+        if (make && error == -ENOENT)
+            continue; /* removed between our making and opening it */
         if (error)
             return error;
         if (is_in_place(store, name, fd)) {
@@ -167,7 +175,8 @@ int store_lock_name(const struct store *store, const char *name, bool make, int 
             return 0;
         }
     }
-    return err_text(err, EBUSY, "the directory '%s/%s' keeps changing", store->path, name);
+    return error ? error
+                 : err_text(err, EBUSY, "the directory '%s/%s' keeps changing", store->path, name);
 }
 
 /* A directory stream of its own, so that users do not share an offset. */

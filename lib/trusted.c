@@ -176,8 +176,7 @@ int trusted_open_at(int parent_fd, const char *name, int flags, const char *show
                     struct stat *about, struct err *err)
 {
     /* O_NONBLOCK: a FIFO must not hold us up before it is seen to be one. */
-    _cleanup_close_ int fd =
-        openat(parent_fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    _cleanup_close_ int fd = openat(parent_fd, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 && errno == ELOOP)
         return err_text(err, ELOOP, "'%s' is a symbolic link", shown);
     struct stat found;

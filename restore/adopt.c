@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +25,7 @@ static int adopt_process(pid_t pid, uint64_t address, const char *socket_path, u
         head.size != sizeof(struct fz_control))
         return err_text(err, EPROTO, "process %d has no control block where the image says", pid);
     char path[FZ_PATH_MAX] = "";
-    memcpy(path, socket_path, strlen(socket_path));
+    snprintf(path, sizeof(path), "%s", socket_path);
     error = proc_memory_write(pid, address + offsetof(struct fz_control, socket_path), path,
                               sizeof(path));
     if (!error)

@@ -71,7 +71,7 @@ static Freezepoint__Command *describe_command(const struct supervision *job)
     size_t count = 0;
     while (job->argv[count])
         count++;
-    command->argv = calloc(count, sizeof(*command->argv));
+    command->argv = calloc(count + 1, sizeof(*command->argv));
     for (size_t i = 0; command->argv && i < count; i++)
         command->argv[command->n_argv++] = manifest_copy_bytes(job->argv[i]);
     command->executable = manifest_copy_bytes(job->executable);

@@ -134,7 +134,7 @@ static int await_exec(const struct launch *launch, int socket, int *listener, bo
                       struct err *err)
 {
     struct report message;
-    bool ended;
+    bool ended = false;
     int error = receive_report(socket, &message, listener, &ended, err);
     if (error)
         return error;

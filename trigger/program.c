@@ -122,7 +122,7 @@ static bool is_env(const char *path)
 static int follow_scripts(char *path, size_t size, struct err *err)
 {
     for (int depth = 0; depth < SCRIPT_DEPTH_MAX; depth++) {
-        char head[PATH_MAX], *interpreter, *argument;
+        char head[PATH_MAX] = "", *interpreter, *argument;
         ssize_t n = read_head(path, head, sizeof(head), err);
         if (n < 0)
             return (int)n;
@@ -243,7 +243,7 @@ int program_examine(const char *path, char *const argv[], struct program *out, s
         error = follow_scripts(program.executable, sizeof(program.executable), err);
     if (!error)
         error = check_credentials(program.executable, err);
-    char head[PATH_MAX], loader[PATH_MAX];
+    char head[PATH_MAX], loader[PATH_MAX] = "";
     ssize_t n = error ? error : read_head(program.executable, head, sizeof(head), err);
     if (n < 0)
         return (int)n;

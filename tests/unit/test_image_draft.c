@@ -75,6 +75,15 @@ static int end_of(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* Waits for all before it judges any: none may outlive the test's directory. */
+static void expect_all_succeed(const pid_t *pids, int count)
+{
+    int failed = 0;
+    for (int i = 0; i < count; i++)
+        failed += end_of(pids[i]) != 0;
+    assert_int_equal(failed, 0);
+}
+
 static int open_and_verify(const struct store *store, const char *spec, struct err *err)
 {
     _cleanup_(image_close) struct image image = IMAGE_NONE;
@@ -196,6 +205,8 @@ static void odd_drafts_are_refused(void **state)
     assert_int_equal(image_draft_commit(&draft, manifest, &generation, &err), 0);
     assert_int_equal(generation, 1);
     freezepoint__manifest__free_unpacked(manifest, NULL);
+    /* An image from the rename on, not only when its writer lets go. */
+    assert_int_equal(open_and_verify(&place->store, "x", &err), 0);
     image_draft_abandon(&draft);
 }
 
@@ -221,8 +232,7 @@ static void writers_do_not_collide(void **state)
     struct err err;
     for (int i = 0; i < WRITERS; i++)
         pids[i] = start_child(commit_many, place);
-    for (int i = 0; i < WRITERS; i++)
-        assert_int_equal(end_of(pids[i]), 0);
+    expect_all_succeed(pids, WRITERS);
     int fd;
     uint64_t *generations;
     assert_int_equal(store_open_name(&place->store, "x", false, &fd, &err), 0);
@@ -248,6 +258,30 @@ static int make_and_remove(struct place *place)
     return 0;
 }
 
+static int commit_one(struct place *place)
+{
+    struct err err;
+    uint64_t generation;
+    CHECK_OK(sample_commit(&place->store, "x", &generation, &err));
+    return 0;
+}
+
+/* The directory goes between the writer's opening and its locking of it. */
+static void a_lock_on_a_removed_name_is_worth_nothing(void **state)
+{
+    struct place *place = *state;
+    struct err err;
+    int fd;
+    assert_int_equal(store_lock_name(&place->store, "x", true, &fd, &err), 0);
+    pid_t pid = start_child(commit_one, place);
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    assert_int_equal(unlinkat(place->store.fd, "x", AT_REMOVEDIR), 0);
+    store_unlock(fd);
+    close(fd);
+    assert_int_equal(end_of(pid), 0);
+    assert_int_equal(open_and_verify(&place->store, "x@1", &err), 0);
+}
+
 static void makers_and_removers_do_not_collide(void **state)
 {
     struct place *place = *state;
@@ -255,8 +289,7 @@ static void makers_and_removers_do_not_collide(void **state)
     pid_t pids[3];
     for (int i = 0; i < 3; i++)
         pids[i] = start_child(make_and_remove, place);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(end_of(pids[i]), 0);
+    expect_all_succeed(pids, 3);
     assert_int_equal(fstatat(place->store.fd, "x", &about, 0), -1);
 }
 
@@ -295,8 +328,7 @@ static int enter_mount_namespace(void)
 
 static int mount_small(const struct place *place, const char *options)
 {
-    return enter_mount_namespace() ||
-           mount("tmpfs", place->top, "tmpfs", 0, options) < 0 ? -1 : 0;
+    return enter_mount_namespace() || mount("tmpfs", place->top, "tmpfs", 0, options) < 0 ? -1 : 0;
 }
 
 /* A draft on a disk with `room` bytes left. */
@@ -430,6 +462,7 @@ int main(void)
         TEST(drafts_of_the_dead_go),
         TEST(odd_drafts_are_refused),
         TEST(writers_do_not_collide),
+        TEST(a_lock_on_a_removed_name_is_worth_nothing),
         TEST(makers_and_removers_do_not_collide),
         TEST(kill_leaves_only_whole_images),
         TEST(full_disk_keeps_older_images),

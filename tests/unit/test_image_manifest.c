@@ -181,8 +181,8 @@ static void expect_refused(const Freezepoint__Manifest *manifest, const char *te
 
 static void odd_paths_are_refused(void **state)
 {
-    static const char *const odd[] = {"/etc/passwd", "../x",    "criu/../x", "criu//x", "criu/",
-                                      "",            "criu/./x", ".",         "..",      "criu/.."};
+    static const char *const odd[] = {"/etc/passwd", "../x", "criu/../x", "criu//x", "criu/", "",
+                                      "criu/./x",    ".",    "..",        "criu/.."};
     struct sample *sample = *state;
     ProtobufCBinaryData *path = &sample->manifest->files[0]->path;
     for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {

@@ -185,8 +185,8 @@ static void names_are_checked(void **state)
 static void generations_are_plain_numbers(void **state)
 {
     (void)state;
-    static const char *const odd[] = {"",   "0",   "01",  "-1",   "+1", " 1", "1 ", "1a",
-                                      "0x1", "1.0", "1000000000000000000", "latest"};
+    static const char *const odd[] = {
+        "", "0", "01", "-1", "+1", " 1", "1 ", "1a", "0x1", "1.0", "1000000000000000000", "latest"};
     for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)
         assert_int_equal(store_parse_generation(odd[i]), 0);
     assert_int_equal(store_parse_generation("1"), 1);
@@ -259,9 +259,8 @@ static int write_down(const struct store_entry *entry, void *context)
     assert_true((entry->image == NULL) == (entry->problem != NULL));
     if (entry->image)
         assert_int_equal(entry->image->generation, entry->generation);
-    snprintf(listing->text + used, sizeof(listing->text) - used, "%s@%" PRIu64 "%s%s ",
-             entry->name, entry->generation, entry->newest ? "*" : "",
-             entry->problem ? "!" : "");
+    snprintf(listing->text + used, sizeof(listing->text) - used, "%s@%" PRIu64 "%s%s ", entry->name,
+             entry->generation, entry->newest ? "*" : "", entry->problem ? "!" : "");
     return --listing->stop_after == 0 ? 42 : 0;
 }
 
