@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -145,6 +146,38 @@ int proc_mapped_files(pid_t pid, enum proc_mapped which,
 {
     struct file_walk walk = {.which = which, .visit = visit, .context = context};
     return walk_mappings(pid, visit_file, &walk);
+}
+
+/* "flags:" of a descriptor, octal; -1 where it cannot be read. */
+static long descriptor_flags(pid_t pid, const char *number)
+{
+    char path[64], text[128];
+    snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.16s", pid, number);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : fd_read_all(fd, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = '\0';
+    const char *flags = strstr(text, "flags:");
+    return flags ? strtol(flags + 6, NULL, 8) : -1;
+}
+
+int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
+{
+    char path[64], target[PATH_MAX];
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    _cleanup_closedir_ DIR *dir = opendir(path);
+    if (!dir)
+        return errno == ENOENT ? -ESRCH : -errno;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        struct stat about;
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+        long flags = n > 0 && target[0] == '/' ? descriptor_flags(pid, entry->d_name) : -1;
+        if (flags < 0 || (flags & O_ACCMODE) != O_RDONLY ||
+            fstatat(dirfd(dir), entry->d_name, &about, 0) < 0 || !S_ISREG(about.st_mode))
+            continue;
+        target[n] = '\0';
+        visit(target, context);
+    }
+    return 0;
 }
 
 int proc_memory_read(pid_t pid, uint64_t address, void *buffer, size_t size)

@@ -40,6 +40,9 @@ enum proc_mapped { PROC_MAPPED_CODE, PROC_MAPPED_SHARED };
 int proc_mapped_files(pid_t pid, enum proc_mapped which,
                       void (*visit)(const char *path, void *context), void *context);
 
+/* The regular files that pid has open for reading alone.  0 or -errno. */
+int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context);
+
 /* process_vm_readv/writev of all of `size` bytes.  0 or -errno. */
 int proc_memory_read(pid_t pid, uint64_t address, void *buffer, size_t size);
 int proc_memory_write(pid_t pid, uint64_t address, const void *buffer, size_t size);

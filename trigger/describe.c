@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,6 +193,21 @@ static void add_fingerprint(const char *path, void *context)
     print->inode = about.st_ino;
 }
 
+/* What the command names: the script of an interpreter, a configuration file. */
+static void fingerprint_command(const struct supervision *job, Freezepoint__Manifest *manifest)
+{
+    struct fingerprints prints = {.manifest = manifest, .preload_path = job->preload_path};
+    add_fingerprint(job->executable, &prints);
+    for (size_t i = 1; job->argv[i]; i++) {
+        char path[PATH_MAX];
+        bool absolute = job->argv[i][0] == '/';
+        int length = snprintf(path, sizeof(path), "%s%s%s", absolute ? "" : job->cwd,
+                              absolute ? "" : "/", job->argv[i]);
+        if (job->argv[i][0] && length < (int)sizeof(path))
+            add_fingerprint(path, &prints);
+    }
+}
+
 static void describe_process(const struct supervision *job, pid_t pid,
                              Freezepoint__Manifest *manifest)
 {
@@ -217,6 +233,7 @@ static void describe_process(const struct supervision *job, pid_t pid,
     struct fingerprints prints = {.manifest = manifest, .preload_path = job->preload_path};
     add_fingerprint(executable, &prints);
     proc_mapped_files(pid, PROC_MAPPED_CODE, add_fingerprint, &prints);
+    proc_read_files(pid, add_fingerprint, &prints);
 }
 
 static Freezepoint__TcpMode tcp_of(enum tcp_mode mode)
@@ -298,6 +315,7 @@ Freezepoint__Manifest *describe_group(const struct supervision *job, const struc
         freezepoint__timings__init(manifest->timings);
     describe_rules(job, manifest);
     describe_streams(job, manifest);
+    fingerprint_command(job, manifest);
     struct proc_info info;
     if (proc_read(root, &info, err) == 0)
         manifest->root_pid = (uint32_t)info.inner_pid;
