@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "cli/say.h"
 #include "cli/session.h"
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "preload/abi.h"
 #include "trigger/filter.h"
@@ -133,11 +134,13 @@ static int build_preload(struct session *session, struct cold_start *start, stru
 
 /* Whatever can refuse the command does so here, before anything runs. */
 static int examine(const struct run_options *options, const struct parsed_points *points,
-                   char *const argv[], struct cold_start *start, struct err *err)
+                   char *const argv[], struct cold_start *start, bool *cannot_run, struct err *err)
 {
     int error = 0;
     if (points->count)
         error = program_examine(start->path, argv, &start->program, err);
+    *cannot_run =
+        error == -ENOENT || error == -EACCES || error == -ENOEXEC || error == -ELOOP;
     if (!error)
         error = hooks_plan(points->list, points->count, options->every, &start->program, say_line,
                            NULL, &start->hooks, err);
@@ -209,11 +212,23 @@ static int supervise_started(struct session *session, const struct run_options *
     return session_supervise(session, &job, status, err);
 }
 
+/* As env(1) does where it cannot run a command. */
+static int report_not_run(int error, const struct err *err)
+{
+    say("%s", err->text);
+    return error == -ENOENT ? EXIT_STATUS_NOT_FOUND : EXIT_STATUS_CANNOT_EXECUTE;
+}
+
 static int run_cold(struct session *session, const struct run_options *options,
                     const struct parsed_points *points, struct cold_start *start, const char *name,
                     char *const argv[], int *status, struct err *err)
 {
-    int error = examine(options, points, argv, start, err);
+    bool cannot_run;
+    int error = examine(options, points, argv, start, &cannot_run, err);
+    if (error && cannot_run) {
+        *status = report_not_run(error, err);
+        return 0;
+    }
     if (error)
         return error;
     fill_points(points, &start->hooks, start->points);
@@ -225,11 +240,10 @@ static int run_cold(struct session *session, const struct run_options *options,
     if (error)
         return error;
     struct launched launched = {.pidfd = -1, .listener = -1};
-    bool exec_failed;
-    error = launch(session, start, argv, &launched, &exec_failed, err);
-    if (error && exec_failed) {
-        say("%s", err->text);
-        *status = error == -ENOENT ? EXIT_STATUS_NOT_FOUND : EXIT_STATUS_CANNOT_EXECUTE;
+    error = launch(session, start, argv, &launched, &cannot_run, err);
+    fault_point("start:launched");
+    if (error && cannot_run) {
+        *status = report_not_run(error, err);
         return 0;
     }
     if (error)
@@ -256,7 +270,8 @@ static int run_warm(struct session *session, const struct run_options *options,
                                   .executable = start->path,
                                   .cwd = start->cwd,
                                   .specs = options->points,
-                                  .spec_count = options->point_count};
+                                  .spec_count = options->point_count,
+                                  .every = options->every};
     if (!error && !image_check_fresh(&image, &wanted, why))
         error = err_text(err, ESTALE, "image %s is stale: %s", image.label, why);
     struct restored_options restored = {.then_stop = options->then_stop,
@@ -275,17 +290,6 @@ static const char *default_name(const char *command)
 {
     const char *slash = strrchr(command, '/');
     return slash && slash[1] ? slash + 1 : command;
-}
-
-static int find_command(const char *command, struct cold_start *start, int *status,
-                        struct err *err)
-{
-    if (!getcwd(start->cwd, sizeof(start->cwd)))
-        return err_set(err, errno, "getcwd");
-    int error = program_find(command, start->path, sizeof(start->path), err);
-    if (error)
-        *status = error == -ENOENT ? EXIT_STATUS_NOT_FOUND : EXIT_STATUS_CANNOT_EXECUTE;
-    return error;
 }
 
 static int run_in(struct session *session, const struct run_options *options,
@@ -312,10 +316,11 @@ static int run(void *context, const struct arguments *arguments, struct err *err
     int error = parse_points(options, &points, err);
     if (error)
         return error;
-    if (find_command(arguments->list[0], &start, &status, err)) {
-        say("%s", err->text);
-        return status;
-    }
+    if (!getcwd(start.cwd, sizeof(start.cwd)))
+        return err_set(err, errno, "getcwd");
+    error = program_find(arguments->list[0], start.path, sizeof(start.path), err);
+    if (error)
+        return report_not_run(error, err);
     struct session session = SESSION_NONE;
     error = run_in(&session, options, &points, &start, arguments->list, &status, err);
     session_end(&session);

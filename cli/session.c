@@ -11,6 +11,7 @@
 
 #include "cli/say.h"
 #include "lib/criu.h"
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "restore/restore.h"
@@ -65,13 +66,17 @@ int session_begin(struct session *session, const char *images, struct err *err)
 
 int session_claim(struct session *session, const char *name, bool numbered, struct err *err)
 {
-    return numbered ? job_create_any(name, &session->job, err)
-                    : job_create(name, &session->job, err);
+    int error = numbered ? job_create_any(name, &session->job, err)
+                         : job_create(name, &session->job, err);
+    fault_point("start:claimed");
+    return error;
 }
 
 int session_start_keeper(struct session *session, struct err *err)
 {
-    return keeper_start(&session->job, &session->plan, &session->keeper, err);
+    int error = keeper_start(&session->job, &session->plan, &session->keeper, err);
+    fault_point("start:keeper");
+    return error;
 }
 
 static int exit_status(int wait_status)
@@ -81,15 +86,16 @@ static int exit_status(int wait_status)
     return 128 + (WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0);
 }
 
-/* Why no image was made, where one was asked for and nothing failed. */
+/* Why no image was made, where one was asked for and nothing failed.  A restored
+ * program has come from one. */
 static void explain_no_image(const struct supervision *job, const struct supervise_result *result)
 {
-    if (job->point_count == 0 || result->checkpoints || result->failures)
+    if (job->init || job->point_count == 0 || result->checkpoints || result->failures)
         return;
     for (size_t i = 0; i < job->point_count; i++)
         if (job->points[i].done)
             return;
-    if (result->hellos == 0 && !job->init)
+    if (result->hellos == 0)
         say("no image: the program ended without having loaded the preload library");
     else
         say("no image: the program ended before '%s' was hit%s; its calls may go another way: "
@@ -121,9 +127,11 @@ int session_supervise(struct session *session, const struct supervision *job, in
 void session_end(struct session *session)
 {
     struct err err;
+    fault_point("end:program");
     if (keeper_finish(&session->keeper, &err))
         log_warning("keeper", "%s", err.text);
     stdio_plan_release(&session->plan);
+    fault_point("end:keeper");
     if (job_destroy(&session->job, &err))
         say("%s", err.text);
     store_close(&session->store);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/image_text.h"
 #include "cli/say.h"
 #include "lib/fd.h"
 #include "restore/restore.h"
@@ -166,7 +167,9 @@ int session_run_restored(struct session *session, const struct image *image,
         undo_start(session);
         return error;
     }
-    say("restored %s, taken at %s (%.1f ms)", image->label, image->manifest->point->spec,
+    char point[600];
+    text_of_point(image->manifest->point, point, sizeof(point));
+    say("restored %s, taken at %s (%.1f ms)", image->label, point,
         (double)(restored.verify_ns + restored.criu_ns) / 1e6);
     if (started)
         started(context);

@@ -224,6 +224,11 @@ void criu_worker_finish(struct criu_worker *worker, int timeout_ms)
     criu_worker_end(worker);
 }
 
+static int report_death(struct err *err)
+{
+    return err_text(err, EPIPE, "CRIU ended without an answer (killed or crashed)");
+}
+
 int criu_send(int socket, const CriuReq *request, struct err *err)
 {
     size_t size = criu_req__get_packed_size(request);
@@ -232,6 +237,8 @@ int criu_send(int socket, const CriuReq *request, struct err *err)
         return err_set(err, ENOMEM, "request to CRIU");
     criu_req__pack(request, bytes);
     ssize_t n = fd_send(socket, bytes, size, -1);
+    if (n == -EPIPE || n == -ECONNRESET)
+        return report_death(err);
     return n < 0 ? err_set(err, (int)-n, "send a request to CRIU") : 0;
 }
 
@@ -284,7 +291,7 @@ int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err
     if (n < 0 && n != -ECONNRESET)
         return err_set(err, (int)-n, "receive from CRIU");
     if (n <= 0)
-        return err_text(err, EPIPE, "CRIU ended without an answer (killed or crashed)");
+        return report_death(err);
     *out = criu_resp__unpack(NULL, (size_t)n, bytes);
     if (!*out)
         return err_text(err, EPROTO, "CRIU's answer cannot be read");

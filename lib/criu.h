@@ -56,6 +56,7 @@ void criu_worker_end(struct criu_worker *worker);
  * criu_worker_end(). */
 void criu_worker_finish(struct criu_worker *worker, int timeout_ms);
 
+/* The worker's death is -EPIPE. */
 int criu_send(int socket, const CriuReq *request, struct err *err);
 
 /* Waits for one message.  A worker that makes no progress (processor time and
@@ -68,7 +69,8 @@ int criu_acknowledge(int socket, bool success, struct err *err);
 
 /*
  * Puts what CRIU said about a failure into *err: "WHAT: MESSAGE; log PATH;
- * REMEDY".  `response` may be NULL (the worker died).  log_path may be missing.
+ * REMEDY".  `response` may be NULL (the worker died).  A log that does not exist is
+ * not named.
  * Returns -errno.
  */
 int criu_explain(const char *what, const CriuResp *response, const char *log_path,

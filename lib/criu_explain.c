@@ -67,21 +67,22 @@ static void consider_line(char *line, struct findings *found)
         found->remedy = find_remedy(text);
 }
 
-static void read_log(const char *path, struct findings *found)
+static bool read_log(const char *path, struct findings *found)
 {
     _cleanup_fclose_ FILE *log = fopen(path, "re");
     if (!log)
-        return;
+        return false;
     _cleanup_free_ char *line = NULL;
     size_t capacity = 0;
     while (getline(&line, &capacity, log) > 0)
         consider_line(line, found);
+    return true;
 }
 
 int criu_explain(const char *what, const CriuResp *response, const char *log_path, struct err *err)
 {
     struct findings found = {0};
-    read_log(log_path, &found);
+    bool has_log = read_log(log_path, &found);
     int errnum = response && response->cr_errno > 0 ? response->cr_errno : EIO;
     if (!found.first[0] && response && response->cr_errmsg) {
         snprintf(found.first, sizeof(found.first), "%.*s",
@@ -96,7 +97,8 @@ int criu_explain(const char *what, const CriuResp *response, const char *log_pat
         err_text(err, errnum, "%s: CRIU: %s", what, found.first);
     else
         err_text(err, errnum, "%s: CRIU: %s ... %s", what, found.first, found.last);
-    err_hint(err, "log: %s", log_path);
+    if (has_log)
+        err_hint(err, "log: %s", log_path);
     if (found.remedy)
         err_hint(err, "%s", found.remedy);
     return -err->errnum;

@@ -86,17 +86,18 @@ struct image_wanted {
     const char *cwd;
     const char *const *specs; /* the --at, in any order */
     size_t spec_count;
+    uint64_t every; /* --every, 0: not given */
 };
 
 #define IMAGE_WHY_MAX 512
 
 /*
  * Whether the image is of the same program in the same place: argv, executable
- * and working directory are equal, the set of --at is equal, and each file that
- * the program was made of has the size, time and inode that it had.  Whether the
- * program went on after the checkpoint (--then) does not matter: its state in the
- * image is the same.  Where not, `why` says so in a clause ("'/usr/bin/x' has
- * changed since").
+ * and working directory are equal, the set of --at and --every are equal, and each
+ * file that the program was made of has the size, time and inode that it had.
+ * Whether the program went on after the checkpoint (--then) does not matter: its
+ * state in the image is the same.  Where not, `why` says so in a clause
+ * ("'/usr/bin/x' has changed since").
  */
 bool image_check_fresh(const struct image *image, const struct image_wanted *wanted,
                        char why[IMAGE_WHY_MAX]);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "lib/dir.h"
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/image_files.h"
 #include "lib/image_manifest.h"
@@ -268,9 +269,11 @@ static int show(struct image_draft *draft, uint64_t generation, struct err *err)
     /* Before it is an image, or readers would take it for one that is being removed.
      * The name's lock keeps those out who remove leftovers. */
     flock(draft->dirfd, LOCK_UN);
+    fault_point("commit:rename");
     int error = rename_to_new(draft->name_fd, draft->entry, entry);
     if (error)
         return err_set(err, -error, "rename the draft to '%s'", entry);
+    fault_point("commit:renamed");
     error = store_place_latest(draft->name_fd, err);
     if (!error && fsync(draft->name_fd) < 0)
         error = err_set(err, errno, "sync the directory of '%s'", draft->name);
@@ -291,6 +294,7 @@ static int publish(struct image_draft *draft, Freezepoint__Manifest *manifest, u
     if (error)
         return error;
     manifest->generation = *generation;
+    fault_point("commit:manifest");
     error = write_manifest(draft, manifest, err);
     if (!error)
         error = image_files_walk(draft->dirfd, sync_directory, draft, err);

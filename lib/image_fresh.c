@@ -48,6 +48,14 @@ static bool same_points(const Freezepoint__Manifest *manifest, const struct imag
     return same;
 }
 
+static bool same_interval(const Freezepoint__Manifest *manifest, const struct image_wanted *wanted)
+{
+    for (size_t i = 0; i < manifest->n_points; i++)
+        if (manifest->points[i]->every != wanted->every)
+            return false;
+    return true;
+}
+
 static bool same_file(const Freezepoint__Fingerprint *print, char why[IMAGE_WHY_MAX])
 {
     char *path = strndup((const char *)print->path.data, print->path.len);
@@ -78,6 +86,8 @@ bool image_check_fresh(const struct image *image, const struct image_wanted *wan
         differs = "the working directory differs";
     else if (!same_points(manifest, wanted))
         differs = "--at differs";
+    else if (!same_interval(manifest, wanted))
+        differs = "--every differs";
     if (differs) {
         snprintf(why, IMAGE_WHY_MAX, "%s", differs);
         return false;

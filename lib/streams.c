@@ -9,17 +9,16 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 
-/* Nobody types into a pty that CRIU has yet to set up; the terminal is others'
- * where it is not ours. */
+/* What is to be read while CRIU has yet to restore the program stays the caller's:
+ * where that fails, the program is started instead.  The terminal is others' where it
+ * is not ours. */
 static void hold_inputs(struct streams *streams)
 {
     for (size_t i = 0; i < streams->count; i++) {
         struct relay *relay = &streams->relays[i];
         if (relay->kind == RELAY_OUTPUT)
             continue;
-        bool hold =
-            (relay->terminal && !streams->ours) || (relay->kind == RELAY_KEYS && !streams->settled);
-        if (relay_hold(relay, hold))
+        if (relay_hold(relay, (relay->terminal && !streams->ours) || !streams->settled))
             log_warning("keeper", "a read of the terminal does not end");
     }
 }
@@ -34,7 +33,7 @@ static int add_relay(struct streams *streams, enum relay_kind kind, int from, in
     relay->from = from;
     relay->to = to;
     relay->terminal = kind != RELAY_OUTPUT && isatty(from);
-    relay->held = kind == RELAY_KEYS && !streams->settled;
+    relay->held = kind != RELAY_OUTPUT && !streams->settled;
     relay->supervisor_fd = supervisor_fd;
     relay->done_fd = streams->done_fd;
     if (from < 0 || to < 0) {

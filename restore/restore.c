@@ -8,8 +8,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "lib/dir.h"
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
@@ -93,6 +95,8 @@ static int open_work_directory(const char *name, char *log_path, size_t size, st
     if (error)
         return error;
     snprintf(log_path, size, "%s/" LOG_NAME, path);
+    /* Or a former restore's would explain the failure of this one. */
+    unlink(log_path);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     return fd < 0 ? err_set(err, errno, "open '%s'", path) : fd;
 }
@@ -172,12 +176,24 @@ static void free_response(CriuResp **response)
 static int before_resume(const struct restore_request *request, struct verification *verification,
                          struct restored *out, struct err *err)
 {
+    fault_point("restore:pre-resume");
     int error = verification_await(verification, err);
     if (error)
         return error;
     error = adopt_tree(request->job, request->image->manifest, request->image->generation,
                        &out->root, err);
     return error ? error : keeper_settle(request->keeper, err);
+}
+
+/* Where CRIU dies after it has made processes, they are no longer held by it. */
+static int explain_death(const struct restore_request *request, int error, const char *log_path,
+                         struct err *err)
+{
+    if (error != -EPIPE)
+        return error;
+    struct err ignored;
+    cgroup_kill(request->job->group.fd, &ignored);
+    return criu_explain("the restore failed", NULL, log_path, err);
 }
 
 static int talk(const struct restore_request *request, struct init *init,
@@ -191,10 +207,8 @@ static int talk(const struct restore_request *request, struct init *init,
             criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
         if (refused && (error || response->type != CRIU_REQ_TYPE__NOTIFY))
             return refused;
-        if (error == -EPIPE)
-            return criu_explain("the restore failed", NULL, log_path, err);
         if (error)
-            return error;
+            return explain_death(request, error, log_path, err);
         if (response->type != CRIU_REQ_TYPE__NOTIFY) {
             if (response->success)
                 return 0;
@@ -206,7 +220,7 @@ static int talk(const struct restore_request *request, struct init *init,
         struct err send_err;
         error = criu_acknowledge(init->worker.socket, refused == 0, refused ? &send_err : err);
         if (error && !refused)
-            return error;
+            return explain_death(request, error, log_path, err);
     }
 }
 
@@ -230,13 +244,19 @@ static int run_restore(const struct restore_request *request, struct verificatio
         .streams = streams,
         .stream_count = stream_count,
     };
+    fault_point("restore:placed");
     int error = init_start(&init_request, &out->init, err);
     if (error)
         return error;
+    fault_point("restore:init-started");
     struct keeper_guard guard = {.worker = out->init.worker.pidfd, .kill_worker = true};
     error = keeper_guard_set(request->keeper, &guard, err);
-    if (!error)
+    if (!error) {
         error = send_request(request, &out->init, list, stream_count, err);
+        if (error)
+            error = explain_death(request, error, log_path, err);
+    }
+    fault_point("restore:criu-running");
     if (!error)
         error = talk(request, &out->init, verification, log_path, out, err);
     return error;
@@ -257,6 +277,7 @@ int restore_image(const struct restore_request *request, struct restored *out, s
         error = verification_start(&verification, request->image, err);
     if (!error)
         error = run_restore(request, &verification, out, err);
+    fault_point("restore:resumed");
     /* After a failure it stays: input must not begin, and the keeper is about to
      * be ended. */
     if (!error)
@@ -271,6 +292,8 @@ int restore_image(const struct restore_request *request, struct restored *out, s
     if (error) {
         init_kill(&out->init);
         restored_release(out);
+    } else {
+        fault_point("restore:running");
     }
     return error;
 }

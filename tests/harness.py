@@ -154,7 +154,7 @@ class Freezepoint:
         )
 
     def start(self, command, stdin=subprocess.DEVNULL):
-        label = f"{len(self.started)}-{command[1]}"
+        label = f"{len(self.started)}-{pathlib.Path(command[1]).name}"
         running = Running(command, self.directory, label, self.env, stdin)
         self.started.append(running)
         return running
@@ -234,7 +234,7 @@ class Freezepoint:
         """What is still there of this test's jobs, as text lines."""
         found = [str(entry) for entry in self._own(self.cgroups) + self._own(RUNTIME)]
         if self.store.is_dir():
-            found += [str(entry) for entry in self.store.glob("*/.*") if entry.is_dir()]
+            found += [str(entry) for entry in self.store.glob("*/.draft-*")]
         found += [f"process {run.pid} still runs" for run in self.started if run.running()]
         found += [f"process {pid} ({comm_of(pid)}) has {self.directory} open or as its directory"
                   for pid in processes_in(self.directory)]

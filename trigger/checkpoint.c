@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
@@ -87,6 +88,7 @@ int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job,
         checkpoint_release(checkpoint);
     else
         checkpoint->armed = true;
+    fault_point("dump:armed");
     return error;
 }
 
@@ -135,6 +137,9 @@ static int start_commit(struct checkpoint *checkpoint, struct err *err)
 static int commit_before_stop(void *context, struct err *err)
 {
     struct checkpoint *checkpoint = context;
+    int error = dump_settle_log(&checkpoint->dump, err);
+    if (error)
+        return error;
     commit(checkpoint);
     if (checkpoint->commit_result)
         *err = checkpoint->commit_err;
@@ -189,21 +194,24 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit,
     if (error)
         return err_wrap(err, "freeze the job");
     hit->frozen_ns = proc_monotonic_ns();
+    fault_point("dump:frozen");
     error = dump_frozen(checkpoint, hit, err);
+    fault_point("dump:dumped");
     thaw(&guard);
+    fault_point("dump:thawed");
     if (!error && !job->then_stop)
         hit->thawed_ns = proc_monotonic_ns();
     return error;
 }
 
 /* The worker was told a root that may have ended since (a program that puts
- * itself into the background). */
+ * itself into the background), and may have been killed itself. */
 static int ready_worker(struct checkpoint *checkpoint, struct err *err)
 {
     pid_t root = describe_root(checkpoint->job->job->group.fd, err);
     if (root < 0)
         return root;
-    if (root != checkpoint->root) {
+    if (root != checkpoint->root || !dump_is_alive(&checkpoint->dump)) {
         dump_end(&checkpoint->dump);
         int error = start_worker(checkpoint, err);
         if (error)
@@ -232,6 +240,7 @@ int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*relea
     const struct supervision *job = checkpoint->job;
     checkpoint->armed = false;
     *stopped = false;
+    fault_point("dump:notified");
     int error = take(checkpoint, hit, release, context, err);
     if (!error && job->then_stop) {
         *stopped = true;

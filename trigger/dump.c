@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/job.h"
 #include "lib/log.h"
@@ -123,6 +124,12 @@ static int receive(struct dump *dump, CriuResp **out, struct err *err)
     return error;
 }
 
+static int acknowledge(struct dump *dump, bool success, struct err *err)
+{
+    int error = criu_acknowledge(dump->worker.socket, success, err);
+    return error == -EPIPE ? explain(dump, "the dump failed", NULL, err) : error;
+}
+
 static bool is_notification(const CriuResp *response, const char *script)
 {
     return response->type == CRIU_REQ_TYPE__NOTIFY && response->notify &&
@@ -139,7 +146,7 @@ int dump_await_ready(struct dump *dump, struct err *err)
         if (is_notification(response, "pre-dump"))
             dump->ready = true;
         else if (response->type == CRIU_REQ_TYPE__NOTIFY)
-            error = criu_acknowledge(dump->worker.socket, true, err);
+            error = acknowledge(dump, true, err);
         else
             return explain(dump, "CRIU cannot dump here", response, err);
         if (error)
@@ -152,7 +159,8 @@ int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err
                  struct err *err)
 {
     int refused = 0;
-    int error = criu_acknowledge(dump->worker.socket, true, err);
+    int error = acknowledge(dump, true, err);
+    fault_point("dump:dumping");
     while (!error) {
         _cleanup_(free_response) CriuResp *response = NULL;
         error = receive(dump, &response, err);
@@ -165,14 +173,36 @@ int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err
                 return 0;
             return explain(dump, "the dump failed", response, err);
         }
-        if (dumped && is_notification(response, "post-dump"))
+        bool written = is_notification(response, "post-dump");
+        if (written)
+            fault_point("dump:written");
+        if (written && dumped)
             refused = dumped(context, err);
         struct err send_err;
-        error = criu_acknowledge(dump->worker.socket, refused == 0, &send_err);
+        error = acknowledge(dump, refused == 0, &send_err);
         if (error && !refused)
             *err = send_err;
     }
     return error;
+}
+
+bool dump_is_alive(const struct dump *dump)
+{
+    return dump->worker.pidfd >= 0 && fd_wait(dump->worker.pidfd, POLLIN, 0) == 0;
+}
+
+int dump_settle_log(const struct dump *dump, struct err *err)
+{
+    char copy[sizeof(dump->log_path) + 8];
+    snprintf(copy, sizeof(copy), "%s.copy", dump->log_path);
+    _cleanup_close_ int from = open(dump->log_path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    _cleanup_close_ int to = open(copy, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (from < 0 || to < 0)
+        return err_set(err, errno, "copy '%s'", dump->log_path);
+    int error = fd_copy(from, to);
+    if (!error && rename(copy, dump->log_path) < 0)
+        error = -errno;
+    return error ? err_set(err, -error, "copy '%s'", dump->log_path) : 0;
 }
 
 void dump_end(struct dump *dump)

@@ -56,6 +56,13 @@ int dump_await_ready(struct dump *dump, struct err *err);
 int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err), void *context,
                  struct err *err);
 
+/* Puts a copy in the place of CRIU's log: what CRIU still writes to that goes nowhere
+ * then, and the images are complete before it has ended. */
+int dump_settle_log(const struct dump *dump, struct err *err);
+
+/* Whether the worker still runs. */
+bool dump_is_alive(const struct dump *dump);
+
 void dump_end(struct dump *dump);
 
 #endif

@@ -98,18 +98,48 @@ static ssize_t read_head(const char *path, char *head, size_t size, struct err *
     return n;
 }
 
-/* `env NAME`, `env -S NAME ARG`, `env VAR=VALUE NAME`: the word that env will look
- * up, in place; NULL where it cannot be told. */
-static char *find_env_command(char *words)
+/* How many words of env(1)'s command line, from *words on, come before the command's:
+ * options and assignments.  -1 where that cannot be told, or where the command would
+ * be looked up elsewhere. */
+static int count_env_words(char *const *words)
 {
-    char *save = NULL;
-    for (char *word = strtok_r(words, " \t", &save); word; word = strtok_r(NULL, " \t", &save)) {
-        if (!strncmp(word, "-S", 2) && word[2])
-            word += 2;
+    int count = 0;
+    for (; words[count]; count++) {
+        const char *word = words[count];
+        if (!strncmp(word, "PATH=", 5))
+            return -1;
         if (word[0] != '-' && !strchr(word, '='))
-            return word;
+            return count;
+        if (word[0] != '-' || !strncmp(word, "--unset=", 8) || !strcmp(word, "--"))
+            continue;
+        const char *letter = word + 1 + strspn(word + 1, "i0v");
+        if (*letter == 'u' || !strcmp(word, "--unset")) {
+            count += letter[1] == '\0' || word[1] == '-';
+            if (!words[count])
+                return -1;
+        } else if (*letter && strcmp(word, "--ignore-environment") != 0 &&
+                   strcmp(word, "--debug") != 0 && !strstr(word, "-signal")) {
+            return -1;
+        }
     }
-    return NULL;
+    return -1;
+}
+
+/* The word of a script's `env ...` that env will look up, in place; NULL where it
+ * cannot be told. */
+static char *find_env_command(char *argument)
+{
+    char *words[64] = {NULL}, *save = NULL;
+    size_t count = 0;
+    for (char *word = strtok_r(argument, " \t", &save); word && count + 1 < 64;
+         word = strtok_r(NULL, " \t", &save)) {
+        if (count == 0 && !strncmp(word, "-S", 2))
+            word += 2;
+        if (*word)
+            words[count++] = word;
+    }
+    int before = count_env_words(words);
+    return before < 0 ? NULL : words[before];
 }
 
 static bool is_env(const char *path)
@@ -136,15 +166,14 @@ static int follow_scripts(char *path, size_t size, struct err *err)
     return err_set(err, ELOOP, "cannot run '%s'", path);
 }
 
-/* `env A=1 prog`, as a command: what env will execute is what matters. */
-static int skip_env(char *const argv[], char *path, size_t size, struct err *err)
+/* `env A=1 prog`, as a command: what env will execute is what matters.  What cannot be
+ * found is env's to report. */
+static void skip_env(char *const argv[], char *path, size_t size)
 {
-    for (size_t i = 1; is_env(path) && argv[i]; i++) {
-        if (argv[i][0] == '-' || strchr(argv[i], '='))
-            continue;
-        return program_find(argv[i], path, size, err);
-    }
-    return 0;
+    struct err ignored;
+    int before = is_env(path) && argv[0] ? count_env_words(argv + 1) : -1;
+    if (before >= 0)
+        program_find(argv[1 + before], path, size, &ignored);
 }
 
 static int check_credentials(const char *path, struct err *err)
@@ -238,9 +267,8 @@ int program_examine(const char *path, char *const argv[], struct program *out, s
     struct program program = {0};
     snprintf(program.path, sizeof(program.path), "%s", path);
     snprintf(program.executable, sizeof(program.executable), "%s", path);
-    int error = skip_env(argv, program.executable, sizeof(program.executable), err);
-    if (!error)
-        error = follow_scripts(program.executable, sizeof(program.executable), err);
+    skip_env(argv, program.executable, sizeof(program.executable));
+    int error = follow_scripts(program.executable, sizeof(program.executable), err);
     if (!error)
         error = check_credentials(program.executable, err);
     char head[PATH_MAX], loader[PATH_MAX] = "";

@@ -141,8 +141,6 @@ static void serve_due_point(struct supervisor *self, int listener,
     struct release_context release = {.listener = listener, .id = notification->id};
     struct supervised_point *point = &self->job->points[hit->rule];
     struct err err;
-    if (self->checkpoint.committing)
-        finish_commit(self);
     bool stopped = false;
     int error = 0;
     if (!self->checkpoint.armed) {
@@ -185,6 +183,9 @@ static void serve_point(struct supervisor *self, int listener,
         filter_answer(listener, notification->id, FZ_ANSWER_DISARM);
         return;
     }
+    /* Only a finished one counts for --max. */
+    if (!job->points[hit.rule].done && self->checkpoint.committing)
+        finish_commit(self);
     if (job->points[hit.rule].done || !more_to_do(self)) {
         filter_answer(listener, notification->id, FZ_ANSWER_GO_ON);
         return;
@@ -261,8 +262,15 @@ static void serve_init(struct supervisor *self)
         self->status_known = true;
         return;
     }
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-        unwatch(self, self->job->init_socket);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    unwatch(self, self->job->init_socket);
+    /* A worker that waits in the tree's pid namespace dies with the mini-init, which
+     * cannot end before its parent, that is we, has reaped the worker
+     * (kernel/pid_namespace.c, zap_pid_ns_processes()). */
+    self->gave_up = true;
+    if (self->checkpoint.armed)
+        checkpoint_release(&self->checkpoint);
 }
 
 static int serve_signals(struct supervisor *self, struct err *err)

@@ -158,6 +158,24 @@ static void scripts_are_followed_to_their_interpreter(void **state)
     examine("/usr/bin/env", with_env, "/usr/bin/bash");
 }
 
+static void options_of_env_are_understood_or_left_to_env(void **state)
+{
+    char *argv[] = {"x", NULL};
+    char *with_options[] = {"env", "-i", "-u", "A", "--unset", "B", "--unset=C", "-vu", "D",
+                            "-uE", "--default-signal=PIPE", "--", "F=1", "bash", "-c", NULL};
+    examine("/usr/bin/env", with_options, "/usr/bin/bash");
+    examine(write_script(*state, "d", "#!/usr/bin/env -S -u A bash\n", 0755), argv,
+            "/usr/bin/bash");
+    char *unknown[][4] = {{"env", "-C", "/tmp", "bash"}, {"env", "PATH=/x", "bash", NULL},
+                          {"env", "-S", "bash -c", NULL}, {"env", "-u", NULL, NULL},
+                          {"env", "no-such-command", NULL, NULL}, {"env", NULL, NULL, NULL}};
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
+        char *words[5] = {NULL};
+        memcpy(words, unknown[i], sizeof(unknown[i]));
+        examine("/usr/bin/env", words, "/usr/bin/env");
+    }
+}
+
 static void what_no_preload_can_reach_is_refused(void **state)
 {
     char *argv[] = {"x", NULL};
@@ -304,6 +322,8 @@ int main(void)
         cmocka_unit_test(aliases_begin_with_the_name_itself),
         cmocka_unit_test_setup_teardown(scripts_are_followed_to_their_interpreter, make_directory,
                                         remove_directory),
+        cmocka_unit_test_setup_teardown(options_of_env_are_understood_or_left_to_env,
+                                        make_directory, remove_directory),
         cmocka_unit_test_setup_teardown(what_no_preload_can_reach_is_refused, make_directory,
                                         remove_directory),
         cmocka_unit_test_setup_teardown(commands_are_found_as_execvp_does, make_directory,
