@@ -8,6 +8,7 @@
 #include "cli/image_text.h"
 #include "cli/say.h"
 #include "lib/fd.h"
+#include "lib/log.h"
 #include "restore/restore.h"
 
 /* A supervision made of a manifest; everything here outlives it. */
@@ -142,6 +143,9 @@ static void undo_start(struct session *session)
     keeper_finish(&session->keeper, &ignored);
     stdio_plan_release(&session->plan);
     session->plan = STDIO_PLAN_NONE;
+    struct err err;
+    if (job_renew_group(&session->job, &err))
+        log_warning("job", "%s", err.text);
 }
 
 int session_run_restored(struct session *session, const struct image *image,

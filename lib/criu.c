@@ -208,7 +208,10 @@ int criu_worker_start(const char *criu, pid_t inside, struct criu_worker *out, s
 void criu_worker_end(struct criu_worker *worker)
 {
     if (worker->pid > 0) {
+        /* With the children that it forks to try out the kernel: it leads a session
+         * of its own (criu_worker_exec()), or has not come so far. */
         proc_pidfd_signal(worker->pidfd, SIGKILL);
+        kill(-worker->pid, SIGKILL);
         waitpid(worker->pid, NULL, 0);
     }
     fd_close(&worker->pidfd);

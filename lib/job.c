@@ -128,6 +128,15 @@ int job_create_any(const char *name, struct job *out, struct err *err)
     return error;
 }
 
+int job_renew_group(struct job *job, struct err *err)
+{
+    int error = cgroup_remove(job->group.path, err);
+    if (error)
+        return error;
+    cgroup_release(&job->group);
+    return make_group(job, err);
+}
+
 void job_release(struct job *job)
 {
     cgroup_release(&job->group);

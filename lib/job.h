@@ -55,6 +55,14 @@ void job_release(struct job *job);
 
 #define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1})
 
+/*
+ * Makes the job's group anew, once nothing runs in it.  Needed after cgroup_kill():
+ * a process that is cloned into a group which was ever killed dies at once, since
+ * the kernel compares the group's count of kills with that of the parent's group
+ * (kernel/cgroup/cgroup.c, cgroup_css_set_fork() and cgroup_post_fork()).
+ */
+int job_renew_group(struct job *job, struct err *err);
+
 /* Makes the directory of what outlives a job's end; `path` gets it. */
 int job_make_log_directory(const char *name, char *path, size_t size, struct err *err);
 

@@ -239,20 +239,6 @@ static void serve_rearm(struct supervisor *self)
     log_debug("rearm", "a restored process has armed itself");
 }
 
-/* Reaps; the one child whose status matters is the job's. */
-static void reap(struct supervisor *self)
-{
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-        if (pid == self->job->child) {
-            self->child_ended = true;
-            if (!self->status_known)
-                self->result->wait_status = status;
-            self->status_known = true;
-        }
-    }
-}
-
 static void serve_init(struct supervisor *self)
 {
     int status;
@@ -271,6 +257,23 @@ static void serve_init(struct supervisor *self)
     self->gave_up = true;
     if (self->checkpoint.armed)
         checkpoint_release(&self->checkpoint);
+}
+
+/* Reaps; the one child whose status matters is the job's.  A mini-init's own counts
+ * only where it was killed before it could tell the program's. */
+static void reap(struct supervisor *self)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == self->job->child) {
+            self->child_ended = true;
+            if (self->job->init_socket >= 0 && !self->status_known)
+                serve_init(self);
+            if (!self->status_known)
+                self->result->wait_status = status;
+            self->status_known = true;
+        }
+    }
 }
 
 static int serve_signals(struct supervisor *self, struct err *err)
