@@ -196,17 +196,23 @@ static int explain_death(const struct restore_request *request, int error, const
     return criu_explain("the restore failed", NULL, log_path, err);
 }
 
+/* CRIU resumes the processes also where this notification is answered with a
+ * failure (criu/cr-restore.c ignores it there): it must not live to do so. */
+static int refuse_resume(const struct restore_request *request, int error)
+{
+    struct err ignored;
+    cgroup_kill(request->job->group.fd, &ignored);
+    return error;
+}
+
 static int talk(const struct restore_request *request, struct init *init,
                 struct verification *verification, const char *log_path, struct restored *out,
                 struct err *err)
 {
-    int refused = 0;
     for (;;) {
         _cleanup_(free_response) CriuResp *response = NULL;
         int error =
             criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
-        if (refused && (error || response->type != CRIU_REQ_TYPE__NOTIFY))
-            return refused;
         if (error)
             return explain_death(request, error, log_path, err);
         if (response->type != CRIU_REQ_TYPE__NOTIFY) {
@@ -215,11 +221,13 @@ static int talk(const struct restore_request *request, struct init *init,
             return criu_explain("the restore failed", response, log_path, err);
         }
         if (response->notify && response->notify->script &&
-            !strcmp(response->notify->script, "pre-resume"))
-            refused = before_resume(request, verification, out, err);
-        struct err send_err;
-        error = criu_acknowledge(init->worker.socket, refused == 0, refused ? &send_err : err);
-        if (error && !refused)
+            !strcmp(response->notify->script, "pre-resume")) {
+            error = before_resume(request, verification, out, err);
+            if (error)
+                return refuse_resume(request, error);
+        }
+        error = criu_acknowledge(init->worker.socket, true, err);
+        if (error)
             return explain_death(request, error, log_path, err);
     }
 }
