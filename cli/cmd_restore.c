@@ -49,8 +49,8 @@ static int open_log(struct detached *detached, struct session *session, struct e
     if (error)
         return error;
     snprintf(detached->log_path, sizeof(detached->log_path), "%s/output.log", directory);
-    detached->log_fd = open(detached->log_path,
-                            O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    detached->log_fd =
+        open(detached->log_path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (detached->log_fd < 0)
         return err_set(err, errno, "open '%s'", detached->log_path);
     detached->session = session;

@@ -139,8 +139,7 @@ static int examine(const struct run_options *options, const struct parsed_points
     int error = 0;
     if (points->count)
         error = program_examine(start->path, argv, &start->program, err);
-    *cannot_run =
-        error == -ENOENT || error == -EACCES || error == -ENOEXEC || error == -ELOOP;
+    *cannot_run = error == -ENOENT || error == -EACCES || error == -ENOEXEC || error == -ELOOP;
     if (!error)
         error = hooks_plan(points->list, points->count, options->every, &start->program, say_line,
                            NULL, &start->hooks, err);

@@ -18,9 +18,9 @@ enum {
 };
 
 enum command_needs {
-    NEEDS_ROOT = 1,      /* checked before the command runs */
-    RUNS_PROGRAM = 2,    /* a failure's status is EXIT_STATUS_FAILED_EARLY */
-    TAKES_COMMAND = 4,   /* options end at the first argument: COMMAND [ARG]... */
+    NEEDS_ROOT = 1,    /* checked before the command runs */
+    RUNS_PROGRAM = 2,  /* a failure's status is EXIT_STATUS_FAILED_EARLY */
+    TAKES_COMMAND = 4, /* options end at the first argument: COMMAND [ARG]... */
 };
 
 struct option_spec {
@@ -37,9 +37,9 @@ struct arguments {
 
 struct command {
     const char *name;
-    const char *synopsis; /* what follows the name */
-    const char *summary;  /* one line */
-    const char *details;  /* paragraphs for help and manual */
+    const char *synopsis;              /* what follows the name */
+    const char *summary;               /* one line */
+    const char *details;               /* paragraphs for help and manual */
     const struct option_spec *options; /* ended by a NULL name */
     unsigned int needs;
     int arguments_min, arguments_max; /* max -1: any number */

@@ -291,8 +291,8 @@ static void print_streams(FILE *to, const Freezepoint__Manifest *manifest)
 {
     for (size_t i = 0; i < manifest->n_stdio; i++) {
         const Freezepoint__Stdio *stream = manifest->stdio[i];
-        fprintf(to, "%-11s fd %u, %s %s\n", i ? "" : "streams", stream->fd,
-                kind_name(stream->kind), stream->key);
+        fprintf(to, "%-11s fd %u, %s %s\n", i ? "" : "streams", stream->fd, kind_name(stream->kind),
+                stream->key);
     }
     fprintf(to, "preload     ");
     print_bytes(to, &manifest->preload->path);
@@ -326,6 +326,5 @@ void image_print(FILE *to, const struct image *image, const struct image_size *s
     print_streams(to, manifest);
     print_timings(to, manifest->timings);
     fprintf(to, "made on     %s, Linux %s, CRIU %s, freezepoint %s\n", manifest->host->hostname,
-            manifest->host->kernel_release, manifest->criu_version,
-            manifest->freezepoint_version);
+            manifest->host->kernel_release, manifest->criu_version, manifest->freezepoint_version);
 }

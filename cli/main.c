@@ -49,8 +49,8 @@ static bool is_among(const char *choices, const char *value)
     return false;
 }
 
-static int set_option(const struct command *command, size_t index, const char *value,
-                      void *context, struct err *err)
+static int set_option(const struct command *command, size_t index, const char *value, void *context,
+                      struct err *err)
 {
     const struct option_spec *option = &command->options[index];
     if (value && !*value)
@@ -97,8 +97,10 @@ static int parse_options(const struct command *command, int argc, char **argv, v
 static int check_needs(const struct command *command, struct err *err)
 {
     if ((command->needs & NEEDS_ROOT) && geteuid() != 0)
-        return err_lack(err, "'freezepoint %s' needs root: freezing a group, CRIU and the image "
-                             "store do; run it with sudo", command->name);
+        return err_lack(err,
+                        "'freezepoint %s' needs root: freezing a group, CRIU and the image "
+                        "store do; run it with sudo",
+                        command->name);
     return 0;
 }
 
@@ -110,8 +112,7 @@ static int check_arguments(const struct command *command, const struct arguments
                          command->synopsis);
     if (command->arguments_max >= 0 && arguments->count > command->arguments_max)
         return err_usage(err, "'%s' is one argument too many: freezepoint %s %s",
-                         arguments->list[command->arguments_max], command->name,
-                         command->synopsis);
+                         arguments->list[command->arguments_max], command->name, command->synopsis);
     return 0;
 }
 

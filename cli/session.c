@@ -50,8 +50,7 @@ static int note_streams(struct session *session, struct err *err)
 int session_begin(struct session *session, const char *images, struct err *err)
 {
     struct err ignored;
-    session->criu_log_level =
-        log_is_wanted(LOG_DEBUG, "criu") ? CRIU_LOG_DEBUG : CRIU_LOG_WARNINGS;
+    session->criu_log_level = log_is_wanted(LOG_DEBUG, "criu") ? CRIU_LOG_DEBUG : CRIU_LOG_WARNINGS;
     int error = note_streams(session, err);
     if (!error)
         error = take_signals(session, err);
@@ -66,8 +65,8 @@ int session_begin(struct session *session, const char *images, struct err *err)
 
 int session_claim(struct session *session, const char *name, bool numbered, struct err *err)
 {
-    int error = numbered ? job_create_any(name, &session->job, err)
-                         : job_create(name, &session->job, err);
+    int error =
+        numbered ? job_create_any(name, &session->job, err) : job_create(name, &session->job, err);
     fault_point("start:claimed");
     return error;
 }

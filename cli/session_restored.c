@@ -79,8 +79,8 @@ static enum tcp_mode tcp_of(const Freezepoint__Manifest *manifest,
 
 static int supervise_restored(struct session *session, const struct image *image,
                               const struct restored_options *options,
-                              const struct restored *restored, struct from_image *from,
-                              int *status, struct err *err)
+                              const struct restored *restored, struct from_image *from, int *status,
+                              struct err *err)
 {
     const Freezepoint__Manifest *manifest = image->manifest;
     int error = copy_manifest(manifest, from, err);

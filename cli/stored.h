@@ -17,7 +17,10 @@ struct stored_options {
 int stored_set(void *context, const char *name, const char *value, struct err *err);
 
 #define STORED_IMAGES_OPTION                                                                       \
-    {"images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)", NULL}
+    {                                                                                              \
+        "images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)",     \
+            NULL                                                                                   \
+    }
 
 /* A store that is not needed, for an IMAGE that is a path, stays STORE_NONE. */
 int stored_open(const struct stored_options *options, const char *spec, struct store *store,

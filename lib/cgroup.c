@@ -59,8 +59,10 @@ static int make_group_directory(const char *path, struct err *err)
     if (mkdir(path, 0755) == 0)
         return 0;
     if (errno == EROFS || errno == EACCES || errno == EPERM)
-        return err_lack(err, "cgroup v2 is not writable (make group '%s': %s); run as root, in a "
-                             "container with a writable cgroup file system", path, strerror(errno));
+        return err_lack(err,
+                        "cgroup v2 is not writable (make group '%s': %s); run as root, in a "
+                        "container with a writable cgroup file system",
+                        path, strerror(errno));
     if (errno != EEXIST)
         return err_set(err, errno, "make group '%s'", path);
     return 0;

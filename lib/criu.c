@@ -28,7 +28,8 @@ static bool is_executable(const char *path)
 
 static bool find_beside_program(char *path, size_t size)
 {
-    static const char *const places[] = {"criu-prefix/usr/sbin/criu", "../criu-prefix/usr/sbin/criu",
+    static const char *const places[] = {"criu-prefix/usr/sbin/criu",
+                                         "../criu-prefix/usr/sbin/criu",
                                          "../lib/freezepoint/criu/usr/sbin/criu"};
     char program[PATH_MAX];
     if (proc_link(getpid(), "exe", program, sizeof(program)))
@@ -124,8 +125,8 @@ int criu_worker_exec(const char *criu, int socket)
     snprintf(number, sizeof(number), "%d", socket);
     char *const argv[] = {"criu", "swrk", number, NULL};
     /* An empty environment: a CRIU_CONFIG_FILE of the user's must not reach it. */
-    char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                                 NULL};
+    char *const environment[] = {
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     execve(criu, argv, environment);
     return -errno;
 }

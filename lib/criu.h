@@ -73,7 +73,6 @@ int criu_acknowledge(int socket, bool success, struct err *err);
  * not named.
  * Returns -errno.
  */
-int criu_explain(const char *what, const CriuResp *response, const char *log_path,
-                 struct err *err);
+int criu_explain(const char *what, const CriuResp *response, const char *log_path, struct err *err);
 
 #endif

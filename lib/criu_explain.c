@@ -54,8 +54,7 @@ static void consider_line(char *line, struct findings *found)
     char *error = strstr(line, "Error (");
     /* The one is in every log on machines without CAP_SYS_RESOURCE, also on
      * success; the other only says that a child said what was wrong. */
-    if (!error || strstr(line, "Can't setup RLIMIT_NOFILE") ||
-        strstr(line, "): exited, status="))
+    if (!error || strstr(line, "Can't setup RLIMIT_NOFILE") || strstr(line, "): exited, status="))
         return;
     error[strcspn(error, "\n")] = '\0';
     char *text = strstr(error, "): ");
@@ -85,8 +84,8 @@ int criu_explain(const char *what, const CriuResp *response, const char *log_pat
     bool has_log = read_log(log_path, &found);
     int errnum = response && response->cr_errno > 0 ? response->cr_errno : EIO;
     if (!found.first[0] && response && response->cr_errmsg) {
-        snprintf(found.first, sizeof(found.first), "%.*s",
-                 (int)strcspn(response->cr_errmsg, "\n"), response->cr_errmsg);
+        snprintf(found.first, sizeof(found.first), "%.*s", (int)strcspn(response->cr_errmsg, "\n"),
+                 response->cr_errmsg);
         found.remedy = find_remedy(response->cr_errmsg);
     }
     if (!response)

@@ -134,8 +134,7 @@ void image_draft_abandon(struct image_draft *draft);
 
 /* Removes one generation.  Gone at once for everybody else; `latest` follows.
  * -ENOENT; -EBUSY while somebody has it open. */
-int image_remove(const struct store *store, const char *name, uint64_t generation,
-                 struct err *err);
+int image_remove(const struct store *store, const char *name, uint64_t generation, struct err *err);
 
 /* For lib/image*.c: puts before what is wrong with an image which it is, and behind
  * it what to do.  Returns -err->errnum. */

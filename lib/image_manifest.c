@@ -28,8 +28,8 @@ struct header {
 
 _Static_assert(sizeof(struct header) == 32, "the header is part of the format");
 
-static int sum_of(const struct header *header, const uint8_t *message, size_t length,
-                  uint64_t *sum, struct err *err)
+static int sum_of(const struct header *header, const uint8_t *message, size_t length, uint64_t *sum,
+                  struct err *err)
 {
     XXH3_state_t *state = XXH3_createState();
     if (!state)
@@ -200,8 +200,8 @@ static int check(const Freezepoint__Manifest *manifest, struct err *err)
     return error ? error : check_streams(manifest, err);
 }
 
-const Freezepoint__File *manifest_find_file(const Freezepoint__Manifest *manifest,
-                                            const char *path, size_t length)
+const Freezepoint__File *manifest_find_file(const Freezepoint__Manifest *manifest, const char *path,
+                                            size_t length)
 {
     ProtobufCBinaryData wanted = {.len = length, .data = (uint8_t *)path};
     size_t low = 0, high = manifest->n_files;
@@ -313,8 +313,7 @@ static int check_header(const uint8_t *bytes, size_t size, struct err *err)
     return format == IMAGE_FORMAT ? 0 : bad(err, "has the unknown format %u", format);
 }
 
-int manifest_decode(const uint8_t *bytes, size_t size, Freezepoint__Manifest **out,
-                    struct err *err)
+int manifest_decode(const uint8_t *bytes, size_t size, Freezepoint__Manifest **out, struct err *err)
 {
     int error = check_header(bytes, size, err);
     if (error)

@@ -87,13 +87,15 @@ static int make_group(struct job *job, struct err *err)
 int job_create(const char *name, struct job *out, struct err *err)
 {
     if (!job_name_is_valid(name))
-        return err_usage(err, "'%s' cannot be a job's name: letters, digits and '._+-', at most %d, "
-                              "starting with a letter or digit; give one with --name",
+        return err_usage(err,
+                         "'%s' cannot be a job's name: letters, digits and '._+-', at most %d, "
+                         "starting with a letter or digit; give one with --name",
                          name, JOB_NAME_MAX);
     struct job job = JOB_NONE;
     snprintf(job.name, sizeof(job.name), "%s", name);
     snprintf(job.runtime_path, sizeof(job.runtime_path), "%s/%s", JOB_RUNTIME_ROOT, name);
-    snprintf(job.socket_path, sizeof(job.socket_path), "%s/%s/control.sock", JOB_RUNTIME_ROOT, name);
+    snprintf(job.socket_path, sizeof(job.socket_path), "%s/%s/control.sock", JOB_RUNTIME_ROOT,
+             name);
     int fd = try_lock(job.runtime_path, err);
     if (fd == -EEXIST)
         return err_text(err, EEXIST, "a job named '%s' is running; choose another --name", name);
@@ -120,7 +122,8 @@ int job_create_any(const char *name, struct job *out, struct err *err)
     int error = job_create(name, out, err);
     for (int number = 2; error == -EEXIST && number < 10000; number++) {
         char numbered[JOB_NAME_MAX + 1];
-        int length = snprintf(numbered, sizeof(numbered), "%.*s.%d", JOB_NAME_MAX - 6, name, number);
+        int length =
+            snprintf(numbered, sizeof(numbered), "%.*s.%d", JOB_NAME_MAX - 6, name, number);
         if (length < 0)
             return err_usage(err, "the name '%s' is too long", name);
         error = job_create(numbered, out, err);
@@ -222,8 +225,9 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
         snprintf(path, path_size, "%s/%s", preload_places[i], name);
         return place_preload(preload_places[i], name, bytes, size, err);
     }
-    return err_lack(err, "both '%s' and '%s' are mounted noexec, and programs must map the preload "
-                         "library from one of them; remount one: mount -o remount,exec",
+    return err_lack(err,
+                    "both '%s' and '%s' are mounted noexec, and programs must map the preload "
+                    "library from one of them; remount one: mount -o remount,exec",
                     preload_places[0], preload_places[1]);
 }
 

@@ -25,7 +25,7 @@
 #define JOB_LOG_ROOT     JOB_RUNTIME_ROOT "/.log"
 /* For the preload library, where JOB_RUNTIME_ROOT is mounted noexec. */
 #define JOB_PRELOAD_FALLBACK "/var/cache/freezepoint/preload"
-#define JOB_NAME_MAX     64
+#define JOB_NAME_MAX         64
 
 struct job {
     char name[JOB_NAME_MAX + 1];

@@ -156,8 +156,10 @@ void probe_runtime(struct probe_result *result)
     if (map_executable(fd) == 0)
         probe_set_ok(result, JOB_RUNTIME_ROOT "%s", made);
     else if (try_to_map(JOB_PRELOAD_FALLBACK) == 0)
-        probe_set_ok(result, JOB_RUNTIME_ROOT "%s; no library can be mapped from there (noexec), "
-                             "so it goes to " JOB_PRELOAD_FALLBACK, made);
+        probe_set_ok(result,
+                     JOB_RUNTIME_ROOT "%s; no library can be mapped from there (noexec), "
+                                      "so it goes to " JOB_PRELOAD_FALLBACK,
+                     made);
     else
         probe_set(result, PROBE_MISSING, "remount one of them: mount -o remount,exec",
                   "no library can be mapped from " JOB_RUNTIME_ROOT " or " JOB_PRELOAD_FALLBACK

@@ -62,11 +62,12 @@ int adopt_tree(const struct job *job, const Freezepoint__Manifest *manifest, uin
             *root = pids[i];
         if (process->control_address == 0)
             continue;
-        int error = adopt_process(pids[i], process->control_address, job->socket_path, generation,
-                                  err);
+        int error =
+            adopt_process(pids[i], process->control_address, job->socket_path, generation, err);
         if (error)
             return error;
     }
-    return *root ? 0 : err_text(err, ESRCH, "the restored tree has no root process %u",
-                                manifest->root_pid);
+    return *root ? 0
+                 : err_text(err, ESRCH, "the restored tree has no root process %u",
+                            manifest->root_pid);
 }

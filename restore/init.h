@@ -15,19 +15,19 @@
 
 struct init_request {
     const char *criu;
-    int group_fd;     /* cgroup v2 directory that CRIU and the tree are born in */
-    int work_fd;      /* directory for CRIU's log and statistics */
-    pid_t root;       /* the tree's root, as the image numbers it */
-    pid_t max_pid;    /* the highest number that the image needs */
+    int group_fd;       /* cgroup v2 directory that CRIU and the tree are born in */
+    int work_fd;        /* directory for CRIU's log and statistics */
+    pid_t root;         /* the tree's root, as the image numbers it */
+    pid_t max_pid;      /* the highest number that the image needs */
     const int *streams; /* descriptors for CRIU to inherit, under these numbers */
     size_t stream_count;
 };
 
 struct init {
-    pid_t pid;     /* a child of ours */
+    pid_t pid; /* a child of ours */
     int pidfd;
-    int socket;    /* carries the program's wait status (an int) when it ends; then end of file */
-    int work_fd;   /* its number in the mini-init, for CRIU's work_dir_fd */
+    int socket;  /* carries the program's wait status (an int) when it ends; then end of file */
+    int work_fd; /* its number in the mini-init, for CRIU's work_dir_fd */
     struct criu_worker worker; /* a child of the mini-init: never to be waited for */
 };
 

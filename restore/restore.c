@@ -72,8 +72,7 @@ static int place_preload(const struct image *image, struct restored *out, struct
     const Freezepoint__Preload *preload = image->manifest->preload;
     char path[PATH_MAX];
     snprintf(path, sizeof(path), "%.*s", (int)preload->path.len, (const char *)preload->path.data);
-    _cleanup_close_ int fd =
-        openat(image->dirfd, IMAGE_PRELOAD, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    _cleanup_close_ int fd = openat(image->dirfd, IMAGE_PRELOAD, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     struct stat about;
     if (fd < 0 || fstat(fd, &about) < 0)
         return err_set(err, errno, "open '%s/" IMAGE_PRELOAD "'", image->path);
@@ -149,8 +148,8 @@ static int send_request(const struct restore_request *request, const struct init
     options.has_link_remap = true;
     options.link_remap = true;
     options.has_tcp_established = true;
-    options.tcp_established = manifest->tcp == FREEZEPOINT__TCP_MODE__TCP_ESTABLISHED &&
-                              !request->tcp_close;
+    options.tcp_established =
+        manifest->tcp == FREEZEPOINT__TCP_MODE__TCP_ESTABLISHED && !request->tcp_close;
     options.has_tcp_close = true;
     options.tcp_close = manifest->tcp == FREEZEPOINT__TCP_MODE__TCP_CLOSE || request->tcp_close;
     /* Only open connections need it, and making the nftables table alone takes
@@ -211,8 +210,7 @@ static int talk(const struct restore_request *request, struct init *init,
 {
     for (;;) {
         _cleanup_(free_response) CriuResp *response = NULL;
-        int error =
-            criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
+        int error = criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
         if (error)
             return explain_death(request, error, log_path, err);
         if (response->type != CRIU_REQ_TYPE__NOTIFY) {

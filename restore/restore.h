@@ -29,7 +29,7 @@ struct restored {
     pid_t root; /* in our pid namespace */
     int root_pidfd;
     uint64_t verify_ns, criu_ns; /* how long it took */
-    void *preload_bytes; /* the image's preload library, which the next image needs too */
+    void *preload_bytes;         /* the image's preload library, which the next image needs too */
     size_t preload_size;
 };
 

@@ -62,9 +62,8 @@ static int copy_file(struct carrying *carrying, int from, const char *name)
 static void enter_file(struct carrying *carrying, const char *path, const char *name,
                        const struct stat *about, const struct stat *parent)
 {
-    Freezepoint__CarriedFile *carried =
-        MANIFEST_ADD(carrying->manifest, carried, Freezepoint__CarriedFile,
-                     freezepoint__carried_file__init);
+    Freezepoint__CarriedFile *carried = MANIFEST_ADD(
+        carrying->manifest, carried, Freezepoint__CarriedFile, freezepoint__carried_file__init);
     if (!carried)
         return;
     char file[64];

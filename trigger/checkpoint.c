@@ -108,8 +108,8 @@ static void thaw(struct thaw_guard *guard)
 
 static void commit(struct checkpoint *checkpoint)
 {
-    checkpoint->commit_result = image_draft_commit(&checkpoint->draft, checkpoint->manifest,
-                                                   &checkpoint->generation, &checkpoint->commit_err);
+    checkpoint->commit_result = image_draft_commit(
+        &checkpoint->draft, checkpoint->manifest, &checkpoint->generation, &checkpoint->commit_err);
 }
 
 static void *commit_in_thread(void *context)
@@ -169,8 +169,8 @@ static int dump_frozen(struct checkpoint *checkpoint, struct hit *hit, struct er
     if (!checkpoint->manifest)
         return -err->errnum;
     struct stop_context stop = {.checkpoint = checkpoint, .hit = hit};
-    int error = dump_perform(&checkpoint->dump, job->then_stop ? dumped_before_stop : NULL, &stop,
-                             err);
+    int error =
+        dump_perform(&checkpoint->dump, job->then_stop ? dumped_before_stop : NULL, &stop, err);
     if (!job->then_stop)
         hit->dumped_ns = proc_monotonic_ns();
     /* A worker in a restored tree's pid namespace dies with the tree that it ends,
@@ -181,8 +181,8 @@ static int dump_frozen(struct checkpoint *checkpoint, struct hit *hit, struct er
     return error;
 }
 
-static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit,
-                           void (*release)(void *), void *context, struct err *err)
+static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
+                           void *context, struct err *err)
 {
     const struct supervision *job = checkpoint->job;
     int group_fd = job->job->group.fd;

@@ -96,7 +96,8 @@ static void describe_rules(const struct supervision *job, Freezepoint__Manifest 
 {
     for (size_t i = 0; i < job->point_count; i++) {
         const struct supervised_point *point = &job->points[i];
-        Freezepoint__Rule *rule = MANIFEST_ADD(manifest, points, Freezepoint__Rule, freezepoint__rule__init);
+        Freezepoint__Rule *rule =
+            MANIFEST_ADD(manifest, points, Freezepoint__Rule, freezepoint__rule__init);
         if (!rule)
             return;
         rule->spec = manifest_copy(point->spec);
@@ -183,8 +184,8 @@ static void add_fingerprint(const char *path, void *context)
     struct stat about;
     if (stat(path, &about) < 0 || !S_ISREG(about.st_mode))
         return;
-    Freezepoint__Fingerprint *print =
-        MANIFEST_ADD(manifest, fingerprint, Freezepoint__Fingerprint, freezepoint__fingerprint__init);
+    Freezepoint__Fingerprint *print = MANIFEST_ADD(manifest, fingerprint, Freezepoint__Fingerprint,
+                                                   freezepoint__fingerprint__init);
     if (!print)
         return;
     print->path = manifest_copy_bytes(path);
@@ -290,8 +291,7 @@ pid_t describe_root(int group_fd, struct err *err)
 }
 
 Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, const struct image_draft *draft,
-                                      struct err *err)
+                                      pid_t root, const struct image_draft *draft, struct err *err)
 {
     Freezepoint__Manifest *manifest = calloc(1, sizeof(*manifest));
     if (!manifest) {

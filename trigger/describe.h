@@ -22,8 +22,7 @@ struct hit {
  * or NULL.  The group should be frozen.  `root` is in our pid namespace.
  * Small files that the program may remove are copied into the draft (carry.h). */
 Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, const struct image_draft *draft,
-                                      struct err *err);
+                                      pid_t root, const struct image_draft *draft, struct err *err);
 
 /* Copies the times of `hit` into it. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);

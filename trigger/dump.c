@@ -97,8 +97,7 @@ static int keep_log(const struct dump *dump, char *path, size_t size)
 {
     char directory[PATH_MAX - 16];
     struct err ignored;
-    int error =
-        job_make_log_directory(dump->job_name, directory, sizeof(directory), &ignored);
+    int error = job_make_log_directory(dump->job_name, directory, sizeof(directory), &ignored);
     if (error)
         return error;
     snprintf(path, size, "%s/" LOG_NAME, directory);

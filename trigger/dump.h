@@ -23,11 +23,11 @@ enum tcp_mode { TCP_MODE_NONE, TCP_MODE_ESTABLISHED, TCP_MODE_CLOSE };
 
 struct dump_request {
     const char *criu;
-    const char *images_path; /* absolute: an images_dir_fd cannot cross pid namespaces */
-    const char *job_name;    /* a failure's log is kept under it: job_make_log_directory() */
-    const char *group_path;  /* frozen by the caller before dump_perform() */
-    pid_t inside;            /* a restored tree's init in our pid namespace, or 0 */
-    pid_t root;              /* the tree's root as its own namespace numbers it */
+    const char *images_path;     /* absolute: an images_dir_fd cannot cross pid namespaces */
+    const char *job_name;        /* a failure's log is kept under it: job_make_log_directory() */
+    const char *group_path;      /* frozen by the caller before dump_perform() */
+    pid_t inside;                /* a restored tree's init in our pid namespace, or 0 */
+    pid_t root;                  /* the tree's root as its own namespace numbers it */
     const char *const *external; /* CRIU --external keys, NULL-terminated; may be NULL */
     enum tcp_mode tcp;
     bool leave_running;

@@ -47,8 +47,7 @@ int filter_install(const struct sock_filter *program, size_t length)
     /* All threads always or never: one that was armed alone makes every later
      * TSYNC fail (kernel/seccomp.c, seccomp_can_sync_threads). */
     unsigned int flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_TSYNC |
-                         SECCOMP_FILTER_FLAG_TSYNC_ESRCH |
-                         SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+                         SECCOMP_FILTER_FLAG_TSYNC_ESRCH | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &wanted);
     return fd < 0 ? -errno : (int)fd;
 }
@@ -62,9 +61,8 @@ int filter_receive(int listener, struct notification *out, struct err *err)
             return 0;
         return err_set(err, errno, "receive a seccomp notification");
     }
-    *out = (struct notification){.id = taken.id,
-                                 .pid = (int)taken.pid,
-                                 .op = (unsigned int)taken.data.args[1]};
+    *out = (struct notification){
+        .id = taken.id, .pid = (int)taken.pid, .op = (unsigned int)taken.data.args[1]};
     for (int i = 0; i < 4; i++)
         out->arguments[i] = taken.data.args[i + 2];
     return 1;

@@ -73,8 +73,8 @@ static void drop_same_versions(struct finding *finding)
 
 static void search_program(const struct program *program, struct finding *findings, size_t count)
 {
-    struct search search = {.findings = findings, .count = count, .path = program->executable,
-                            .is_executable = true};
+    struct search search = {
+        .findings = findings, .count = count, .path = program->executable, .is_executable = true};
     struct err err;
     if (symbols_visit_dynamic(search.path, consider, &search, &err))
         log_info("hooks", "%s", err.text);
@@ -96,7 +96,8 @@ struct internal_search {
 static bool consider_internal(const struct symbol *symbol, void *context)
 {
     struct internal_search *search = context;
-    search->found = symbol->is_defined && symbol->is_function && !strcmp(symbol->name, search->name);
+    search->found =
+        symbol->is_defined && symbol->is_function && !strcmp(symbol->name, search->name);
     return !search->found;
 }
 
@@ -178,8 +179,9 @@ static int judge(const struct program *program, const struct point *point,
                  struct err *err)
 {
     if (finding->is_function && finding->in_executable)
-        return err_usage(err, "--at '%s': '%s' is a function of '%s' itself, which no preload "
-                              "library can reach; choose a library function that it calls",
+        return err_usage(err,
+                         "--at '%s': '%s' is a function of '%s' itself, which no preload "
+                         "library can reach; choose a library function that it calls",
                          point->spec, point->function, program->executable);
     if (finding->is_data && !finding->is_function)
         return err_usage(err, "--at '%s': '%s' is data of %s, not a function", point->spec,
@@ -187,8 +189,9 @@ static int judge(const struct program *program, const struct point *point,
     if (finding->is_function)
         return 0;
     if (is_internal(program, point->function))
-        return err_usage(err, "--at '%s': '%s' is an internal function of '%s', which no preload "
-                              "library can reach; choose a library function that it calls",
+        return err_usage(err,
+                         "--at '%s': '%s' is an internal function of '%s', which no preload "
+                         "library can reach; choose a library function that it calls",
                          point->spec, point->function, program->executable);
     if (program->library_count)
         warn_unknown(program, point, warn, context);
@@ -247,8 +250,10 @@ static int hook_function(struct hooks *hooks, const struct point *point,
         return 0;
     }
     if (slot)
-        return err_usage(err, "--at '%s': '%s' is hooked already for another --at, in %s: one of "
-                              "them can be had", point->spec, point->function,
+        return err_usage(err,
+                         "--at '%s': '%s' is hooked already for another --at, in %s: one of "
+                         "them can be had",
+                         point->spec, point->function,
                          slot->library ? slot->library : "any library");
     int error = 0;
     for (size_t i = 0; i < count && !error; i++)

@@ -180,7 +180,7 @@ int launch_start(const struct launch *launch, struct launched *out, bool *exec_f
         waitpid(child, NULL, 0);
         return error;
     }
-    *out = (struct launched){
-        .pid = child, .pidfd = fd_steal(&pidfd), .listener = fd_steal(&listener)};
+    *out =
+        (struct launched){.pid = child, .pidfd = fd_steal(&pidfd), .listener = fd_steal(&listener)};
     return 0;
 }

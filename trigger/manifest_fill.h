@@ -29,11 +29,10 @@ static inline ProtobufCBinaryData manifest_copy_bytes(const char *text)
 }
 
 /* Grows a repeated field by one zeroed, initialised message; its address, or NULL. */
-#define MANIFEST_ADD(manifest, field, type, init)                                                           \
+#define MANIFEST_ADD(manifest, field, type, init)                                                  \
     ({                                                                                             \
         type *added_ = calloc(1, sizeof(type));                                                    \
-        type **list_ =                                                                             \
-            reallocarray((manifest)->field, (manifest)->n_##field + 1, sizeof(type *));            \
+        type **list_ = reallocarray((manifest)->field, (manifest)->n_##field + 1, sizeof(type *)); \
         if (list_)                                                                                 \
             (manifest)->field = list_;                                                             \
         if (added_ && list_) {                                                                     \

@@ -47,8 +47,10 @@ void point_names(const char *function, const char *names[POINT_ALIAS_MAX + 2])
 
 static int refuse(const char *spec, const char *at, const char *why, struct err *err)
 {
-    return err_usage(err, "--at '%s': column %zu: %s; a point is [LIBRARY:]FUNCTION[#N], as in "
-                          "'listen' or 'libc:epoll_wait#20'", spec, (size_t)(at - spec) + 1, why);
+    return err_usage(err,
+                     "--at '%s': column %zu: %s; a point is [LIBRARY:]FUNCTION[#N], as in "
+                     "'listen' or 'libc:epoll_wait#20'",
+                     spec, (size_t)(at - spec) + 1, why);
 }
 
 static bool is_name_character(char c, bool first)
@@ -86,7 +88,8 @@ static int check_library(const char *spec, const char *colon, struct err *err)
         if (*c == '/' || (unsigned char)*c <= ' ' || *c == '#')
             return refuse(spec, c, "a library is given by its base name", err);
     if (!strncmp(spec, "probe:", 6))
-        return refuse(spec, spec, "'probe:' points are not had by this version of freezepoint", err);
+        return refuse(spec, spec, "'probe:' points are not had by this version of freezepoint",
+                      err);
     return 0;
 }
 

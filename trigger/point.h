@@ -12,8 +12,8 @@
 #include "lib/err.h"
 
 struct point {
-    char *spec;     /* as it was given */
-    char *library;  /* NULL: any */
+    char *spec;    /* as it was given */
+    char *library; /* NULL: any */
     char *function;
     uint64_t number;
 };

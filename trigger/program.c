@@ -219,8 +219,7 @@ static int read_loader(const char *path, const char *bytes, size_t size, char *l
 
 static int add_library(struct program *program, const char *path)
 {
-    char **larger =
-        reallocarray(program->libraries, program->library_count + 1, sizeof(*larger));
+    char **larger = reallocarray(program->libraries, program->library_count + 1, sizeof(*larger));
     if (!larger)
         return -ENOMEM;
     program->libraries = larger;
@@ -279,8 +278,10 @@ int program_examine(const char *path, char *const argv[], struct program *out, s
     if (error)
         return error;
     if (!loader[0])
-        return err_usage(err, "'%s' is statically linked: a preload library cannot reach it, so no "
-                              "--at point would ever be hit", program.executable);
+        return err_usage(err,
+                         "'%s' is statically linked: a preload library cannot reach it, so no "
+                         "--at point would ever be hit",
+                         program.executable);
     error = list_libraries(loader, &program, err);
     if (error) {
         program_release(&program);

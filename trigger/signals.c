@@ -99,8 +99,8 @@ int signals_forward(const struct supervision *job, const struct signalfd_siginfo
 int signals_check_stopped(const struct supervision *job, struct err *err)
 {
     siginfo_t info = {0};
-    if (job->child != job->root ||
-        waitid(P_PID, (id_t)job->child, &info, WSTOPPED | WNOHANG) < 0 || info.si_pid == 0)
+    if (job->child != job->root || waitid(P_PID, (id_t)job->child, &info, WSTOPPED | WNOHANG) < 0 ||
+        info.si_pid == 0)
         return 0;
     int number = info.si_status;
     if (number == SIGTSTP || number == SIGSTOP)

@@ -28,17 +28,25 @@ struct supervisor {
     struct checkpoint checkpoint;
     int epoll_fd;
     int signal_fd;
-    int events_fd;     /* cgroup.events */
-    int commit_fd;     /* the checkpoint's done_fd while it is in the loop, else -1 */
+    int events_fd; /* cgroup.events */
+    int commit_fd; /* the checkpoint's done_fd while it is in the loop, else -1 */
     bool child_ended;
     bool status_known;
     bool group_empty;
-    bool gave_up;      /* no further checkpoints */
+    bool gave_up; /* no further checkpoints */
 };
 
 /* What an epoll event is about: a kind and a descriptor. */
-enum source { SOURCE_SIGNAL, SOURCE_LISTENER, SOURCE_REARM, SOURCE_GROUP, SOURCE_CHILD,
-              SOURCE_INIT, SOURCE_COMMIT, SOURCE_KEEPER };
+enum source {
+    SOURCE_SIGNAL,
+    SOURCE_LISTENER,
+    SOURCE_REARM,
+    SOURCE_GROUP,
+    SOURCE_CHILD,
+    SOURCE_INIT,
+    SOURCE_COMMIT,
+    SOURCE_KEEPER
+};
 
 static uint64_t event_tag(enum source source, int fd)
 {
@@ -73,7 +81,8 @@ __attribute__((format(printf, 2, 3))) static void say(const struct supervisor *s
 static bool more_to_do(const struct supervisor *self)
 {
     const struct supervision *job = self->job;
-    if (self->gave_up || (job->max_checkpoints && self->result->checkpoints >= job->max_checkpoints))
+    if (self->gave_up ||
+        (job->max_checkpoints && self->result->checkpoints >= job->max_checkpoints))
         return false;
     for (size_t i = 0; i < job->point_count; i++)
         if (!job->points[i].done)
@@ -108,8 +117,8 @@ static void finish_commit(struct supervisor *self)
     char *hash = strchr(checkpoint->manifest->point->spec, '#');
     if (hash)
         snprintf(where, sizeof(where), "%.*s#%" PRIu64,
-                 (int)(hash - checkpoint->manifest->point->spec),
-                 checkpoint->manifest->point->spec, checkpoint->manifest->point->hit);
+                 (int)(hash - checkpoint->manifest->point->spec), checkpoint->manifest->point->spec,
+                 checkpoint->manifest->point->hit);
     uint64_t generation;
     struct err err;
     if (checkpoint_finish(checkpoint, &generation, &err)) {
@@ -390,8 +399,8 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
 
 void supervise_signals(sigset_t *set)
 {
-    static const int wanted[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,  SIGUSR1, SIGUSR2, SIGALRM,
-                                 SIGCONT, SIGTSTP, SIGCHLD, SIGWINCH, SIGPIPE};
+    static const int wanted[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGUSR1,  SIGUSR2,
+                                 SIGALRM, SIGCONT, SIGTSTP, SIGCHLD, SIGWINCH, SIGPIPE};
     sigemptyset(set);
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
         struct sigaction action;

@@ -48,12 +48,12 @@ struct supervision {
 
     const struct stdio_stream *streams; /* three: how CRIU knows the program's 0, 1, 2 */
 
-    pid_t child;    /* our child: the program, or the mini-init of a restored tree */
+    pid_t child; /* our child: the program, or the mini-init of a restored tree */
     int child_pidfd;
-    pid_t root;     /* the program, in our pid namespace */
-    pid_t init;     /* the mini-init, or 0 */
+    pid_t root;      /* the program, in our pid namespace */
+    pid_t init;      /* the mini-init, or 0 */
     int init_socket; /* the mini-init's reports, or -1 */
-    int listener;   /* or -1: restored processes bring theirs */
+    int listener;    /* or -1: restored processes bring theirs */
 
     /* One line for the user.  May be called between any two steps. */
     void (*say)(const char *line, void *context);

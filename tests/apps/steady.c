@@ -96,8 +96,8 @@ int main(int argc, char **argv)
         char line[64];
         uint64_t start = now_us();
         rand_r(&seed);
-        int length = snprintf(line, sizeof(line), "tick %lu %lu\n", tick,
-                              (unsigned long)(now_us() - start));
+        int length =
+            snprintf(line, sizeof(line), "tick %lu %lu\n", tick, (unsigned long)(now_us() - start));
         if (write(progress, line, (size_t)length) != length)
             return fail("cannot write");
         if (!quiet && write(STDOUT_FILENO, line, (size_t)length) != length)

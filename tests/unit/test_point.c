@@ -161,13 +161,27 @@ static void scripts_are_followed_to_their_interpreter(void **state)
 static void options_of_env_are_understood_or_left_to_env(void **state)
 {
     char *argv[] = {"x", NULL};
-    char *with_options[] = {"env", "-i", "-u", "A", "--unset", "B", "--unset=C", "-vu", "D",
-                            "-uE", "--default-signal=PIPE", "--", "F=1", "bash", "-c", NULL};
+    char *with_options[] = {"env",
+                            "-i",
+                            "-u",
+                            "A",
+                            "--unset",
+                            "B",
+                            "--unset=C",
+                            "-vu",
+                            "D",
+                            "-uE",
+                            "--default-signal=PIPE",
+                            "--",
+                            "F=1",
+                            "bash",
+                            "-c",
+                            NULL};
     examine("/usr/bin/env", with_options, "/usr/bin/bash");
     examine(write_script(*state, "d", "#!/usr/bin/env -S -u A bash\n", 0755), argv,
             "/usr/bin/bash");
-    char *unknown[][4] = {{"env", "-C", "/tmp", "bash"}, {"env", "PATH=/x", "bash", NULL},
-                          {"env", "-S", "bash -c", NULL}, {"env", "-u", NULL, NULL},
+    char *unknown[][4] = {{"env", "-C", "/tmp", "bash"},          {"env", "PATH=/x", "bash", NULL},
+                          {"env", "-S", "bash -c", NULL},         {"env", "-u", NULL, NULL},
                           {"env", "no-such-command", NULL, NULL}, {"env", NULL, NULL, NULL}};
     for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
         char *words[5] = {NULL};
@@ -204,8 +218,8 @@ static void commands_are_found_as_execvp_does(void **state)
     assert_int_equal(program_find("sh", path, sizeof(path), &err), 0);
     assert_int_equal(path[0], '/');
     assert_int_equal(program_find("no-such-command", path, sizeof(path), &err), -ENOENT);
-    assert_int_equal(program_find(write_script(*state, "plain", "", 0644), path, sizeof(path), &err),
-                     -EACCES);
+    assert_int_equal(
+        program_find(write_script(*state, "plain", "", 0644), path, sizeof(path), &err), -EACCES);
     assert_int_equal(program_find(*state, path, sizeof(path), &err), -EACCES);
 }
 
