@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -126,7 +127,7 @@ static enum step splice_some(struct relay *relay)
     ssize_t n =
         splice(relay->from, NULL, relay->to, NULL, SPLICE_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (n < 0 && errno == EINVAL) {
-        /* A terminal, or a file opened with O_APPEND. */
+        /* A device that cannot. */
         relay->by_copy = true;
         return STEP_ON;
     }
@@ -231,6 +232,20 @@ static void *run(void *context)
     return NULL;
 }
 
+static bool is_regular(int fd)
+{
+    struct stat about;
+    return fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
+}
+
+/* splice(2) does not lock a file's position, as write(2) does: what others who share
+ * the open file write meanwhile would be overwritten (fs/splice.c, do_splice()). */
+static bool must_copy(const struct relay *relay)
+{
+    return relay->kind == RELAY_KEYS || relay->terminal || isatty(relay->from) ||
+           isatty(relay->to) || is_regular(relay->from) || is_regular(relay->to);
+}
+
 static void kick(struct relay *relay)
 {
     eventfd_write(relay->wake_fd, 1);
@@ -239,8 +254,7 @@ static void kick(struct relay *relay)
 int relay_start(struct relay *relay, struct err *err)
 {
     int errnum = 0;
-    relay->by_copy =
-        relay->kind == RELAY_KEYS || relay->terminal || isatty(relay->from) || isatty(relay->to);
+    relay->by_copy = must_copy(relay);
     relay->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     relay->buffer = malloc(BUFFER_SIZE);
     if (relay->wake_fd < 0 || !relay->buffer)

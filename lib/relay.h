@@ -39,7 +39,7 @@ struct relay {
     atomic_uint_fast64_t moved; /* bytes; tells a stuck relay from a busy one */
 
     /* The thread's own. */
-    bool by_copy; /* splice(2) does not take this pair */
+    bool by_copy; /* not by splice(2) */
     bool ended;   /* read to its end of file */
     bool middle;  /* RELAY_KEYS: the last byte typed did not end a line */
     char *buffer;

@@ -361,7 +361,7 @@ def test_without_a_point(freezepoint):
 def test_streams_of_a_restored_program(freezepoint, directory):
     """Each restored copy has the streams of whoever restores it."""
     program = ("import os, sys\nos.times()\ndata = sys.stdin.read()\n"
-               "print('out', data)\nprint('err', data, file=sys.stderr)")
+               "print('out', data)\nsys.stderr.write(f'err {data}\\n')")
     first = freezepoint.run("--at", "times", "--", PYTHON, "-c", program, stdin=None, input="one")
     assert first.returncode == 0 and first.stdout == "out one\n"
     second = freezepoint.restore(freezepoint.name, stdin=None, input="two" * 50000)
@@ -373,6 +373,24 @@ def test_streams_of_a_restored_program(freezepoint, directory):
             cwd=directory, timeout=30)
     text = (directory / "file").read_text()
     assert third.returncode == 0 and "out \n" in text and "err \n" in text
+
+
+def test_nothing_is_overwritten_in_a_shared_file(freezepoint, directory):
+    """Two streams, which were apart in the image, and freezepoint's own words."""
+    program = ("import os, sys\nos.times()\nfor n in range(20000):\n"
+               "    os.write(1, b'out %d\\n' % n); os.write(2, b'err %d\\n' % n)")
+    first = freezepoint.run("--at", "times", "--", PYTHON, "-c", program)
+    assert first.returncode == 0
+    for _ in range(3):
+        with open(directory / "file", "wb") as stream:
+            again = subprocess.run(freezepoint.restore_words(freezepoint.name), stdout=stream,
+                                   stderr=stream, cwd=directory, timeout=60)
+        assert again.returncode == 0
+        lines = (directory / "file").read_text().splitlines()
+        assert len(lines) == 2 * 20000 + 1 and lines[0].startswith("freezepoint: restored ")
+        for name in ("out", "err"):
+            mine = [line for line in lines if line.startswith(name)]
+            assert mine == [f"{name} {n}" for n in range(20000)]
 
 
 def test_restored_with_output_closed(freezepoint, directory):
