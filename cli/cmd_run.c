@@ -186,7 +186,6 @@ static int supervise_started(struct session *session, const struct run_options *
         .store = &session->store,
         .image_name = name,
         .criu = session->criu,
-        .criu_version = session->criu_version,
         .criu_log_level = session->criu_log_level,
         .points = (struct supervised_point *)start->points,
         .point_count = options->point_count,

@@ -112,8 +112,6 @@ int session_supervise(struct session *session, const struct supervision *job, in
         error = stdio_plan_let_go(&session->plan, 1, err);
     if (error)
         return error;
-    if (criu_version(session->criu, session->criu_version, sizeof(session->criu_version), err))
-        snprintf(session->criu_version, sizeof(session->criu_version), "unknown");
     struct supervise_result result;
     error = supervise(job, session->signal_fd, &result, err);
     if (error)

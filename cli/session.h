@@ -20,7 +20,6 @@
 
 struct session {
     char criu[PATH_MAX];
-    char criu_version[32];
     int criu_log_level;
     struct store store;
     struct job job;

@@ -92,7 +92,6 @@ static int supervise_restored(struct session *session, const struct image *image
         .store = &session->store,
         .image_name = manifest->name,
         .criu = session->criu,
-        .criu_version = session->criu_version,
         .criu_log_level = session->criu_log_level,
         .points = from->points,
         .point_count = manifest->n_points,
@@ -152,9 +151,8 @@ int session_run_restored(struct session *session, const struct image *image,
                          const struct restored_options *options, void (*started)(void *context),
                          void *context, int *status, struct err *err)
 {
+    struct restored restored = RESTORED_NONE;
     int error = plan_streams(session, image->manifest, err);
-    if (!error)
-        error = session_start_keeper(session, err);
     struct restore_request request = {
         .image = image,
         .criu = session->criu,
@@ -164,10 +162,14 @@ int session_run_restored(struct session *session, const struct image *image,
         .plan = &session->plan,
         .tcp_close = options->tcp_given && options->tcp == TCP_MODE_CLOSE,
     };
-    struct restored restored;
+    if (!error)
+        error = restore_begin(&request, &restored, err);
+    if (!error)
+        error = session_start_keeper(session, err);
     if (!error)
         error = restore_image(&request, &restored, err);
     if (error) {
+        restore_abandon(&restored);
         undo_start(session);
         return error;
     }

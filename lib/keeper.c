@@ -113,7 +113,6 @@ static void release(struct keeper *keeper)
 static void end_keeper(struct keeper *keeper)
 {
     if (keeper->pid > 0) {
-        /* By pidfd: a supervisor that reaps all its children may have reaped it. */
         if (keeper->pidfd >= 0)
             proc_pidfd_signal(keeper->pidfd, SIGKILL);
         else

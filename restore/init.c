@@ -227,16 +227,18 @@ int init_start(const struct init_request *request, struct init *out, struct err 
         fd_close(&init.socket);
         return err_set(err, errnum, "start the mini-init in namespaces of its own");
     }
-    int error = receive_report(init.socket, REPORT_SOCKET, &init.worker.socket, err);
-    if (!error)
-        error = receive_report(init.socket, REPORT_WORKER, &init.worker.pidfd, err);
-    if (error) {
-        init_kill(&init);
-        return error;
-    }
-    init.worker.pid = pid_of(init.worker.pidfd);
     *out = init;
     return 0;
+}
+
+int init_await_worker(struct init *init, struct err *err)
+{
+    int error = receive_report(init->socket, REPORT_SOCKET, &init->worker.socket, err);
+    if (!error)
+        error = receive_report(init->socket, REPORT_WORKER, &init->worker.pidfd, err);
+    if (!error)
+        init->worker.pid = pid_of(init->worker.pidfd);
+    return error;
 }
 
 void init_kill(struct init *init)

@@ -34,7 +34,11 @@ struct init {
 #define INIT_NONE                                                                                  \
     ((struct init){.pidfd = -1, .socket = -1, .work_fd = -1, .worker = CRIU_WORKER_NONE})
 
+/* Starts it, and CRIU in it; both go on by themselves. */
 int init_start(const struct init_request *request, struct init *out, struct err *err);
+
+/* Waits until CRIU is being started: out->worker. */
+int init_await_worker(struct init *init, struct err *err);
 
 /* Kills the mini-init and with it the tree; closes. Safe on INIT_NONE. */
 void init_kill(struct init *init);

@@ -230,17 +230,15 @@ static int talk(const struct restore_request *request, struct init *init,
     }
 }
 
-static int run_restore(const struct restore_request *request, struct verification *verification,
-                       struct restored *out, struct err *err)
+int restore_begin(const struct restore_request *request, struct restored *out, struct err *err)
 {
-    char log_path[PATH_MAX];
+    *out = RESTORED_NONE;
     _cleanup_close_ int work_fd =
-        open_work_directory(request->job->name, log_path, sizeof(log_path), err);
+        open_work_directory(request->job->name, out->log_path, sizeof(out->log_path), err);
     if (work_fd < 0)
         return work_fd;
     InheritFd entries[3], *list[3];
     int streams[3];
-    size_t stream_count = pair_streams(request, entries, list, streams);
     struct init_request init_request = {
         .criu = request->criu,
         .group_fd = request->job->group.fd,
@@ -248,60 +246,77 @@ static int run_restore(const struct restore_request *request, struct verificatio
         .root = (pid_t)request->image->manifest->root_pid,
         .max_pid = (pid_t)request->image->manifest->max_pid,
         .streams = streams,
-        .stream_count = stream_count,
+        .stream_count = pair_streams(request, entries, list, streams),
     };
-    fault_point("restore:placed");
-    int error = init_start(&init_request, &out->init, err);
+    return init_start(&init_request, &out->init, err);
+}
+
+/* What CRIU will need beside its own files. */
+static int place_files(const struct restore_request *request, struct restored *restored,
+                       struct err *err)
+{
+    int error = image_verify_small(request->image, err);
+    if (!error)
+        error = place_preload(request->image, restored, err);
+    return error ? error : carried_place(request->image, err);
+}
+
+static int run_restore(const struct restore_request *request, struct verification *verification,
+                       struct restored *restored, struct err *err)
+{
+    struct init *init = &restored->init;
+    InheritFd entries[3], *list[3];
+    int streams[3];
+    size_t stream_count = pair_streams(request, entries, list, streams);
+    int error = init_await_worker(init, err);
     if (error)
         return error;
     fault_point("restore:init-started");
-    struct keeper_guard guard = {.worker = out->init.worker.pidfd, .kill_worker = true};
+    struct keeper_guard guard = {.worker = init->worker.pidfd, .kill_worker = true};
     error = keeper_guard_set(request->keeper, &guard, err);
     if (!error) {
-        error = send_request(request, &out->init, list, stream_count, err);
+        error = send_request(request, init, list, stream_count, err);
         if (error)
-            error = explain_death(request, error, log_path, err);
+            error = explain_death(request, error, restored->log_path, err);
     }
     fault_point("restore:criu-running");
     if (!error)
-        error = talk(request, &out->init, verification, log_path, out, err);
+        error = talk(request, init, verification, restored->log_path, restored, err);
     return error;
 }
 
-int restore_image(const struct restore_request *request, struct restored *out, struct err *err)
+int restore_image(const struct restore_request *request, struct restored *restored, struct err *err)
 {
-    *out = (struct restored){.init = INIT_NONE, .root_pidfd = -1};
     uint64_t start_ns = proc_monotonic_ns();
-    int error = image_verify_small(request->image, err);
-    if (!error)
-        error = place_preload(request->image, out, err);
-    if (!error)
-        error = carried_place(request->image, err);
-    out->verify_ns = proc_monotonic_ns() - start_ns;
+    int error = place_files(request, restored, err);
+    restored->verify_ns = proc_monotonic_ns() - start_ns;
+    fault_point("restore:placed");
     struct verification verification = {0};
     if (!error)
         error = verification_start(&verification, request->image, err);
     if (!error)
-        error = run_restore(request, &verification, out, err);
+        error = run_restore(request, &verification, restored, err);
     fault_point("restore:resumed");
     /* After a failure it stays: input must not begin, and the keeper is about to
      * be ended. */
     if (!error)
         error = keeper_guard_clear(request->keeper, err);
-    out->criu_ns = proc_monotonic_ns() - start_ns - out->verify_ns;
+    restored->criu_ns = proc_monotonic_ns() - start_ns - restored->verify_ns;
     if (!error) {
-        out->root_pidfd = proc_pidfd_open(out->root);
-        if (out->root_pidfd < 0 && out->root_pidfd != -ESRCH)
-            error = err_set(err, -out->root_pidfd, "pidfd_open");
+        restored->root_pidfd = proc_pidfd_open(restored->root);
+        if (restored->root_pidfd < 0 && restored->root_pidfd != -ESRCH)
+            error = err_set(err, -restored->root_pidfd, "pidfd_open");
     }
     verification_cancel(&verification);
-    if (error) {
-        init_kill(&out->init);
-        restored_release(out);
-    } else {
+    if (!error)
         fault_point("restore:running");
-    }
     return error;
+}
+
+void restore_abandon(struct restored *restored)
+{
+    init_kill(&restored->init);
+    restored_release(restored);
 }
 
 void restored_release(struct restored *restored)

@@ -14,6 +14,7 @@
 #include "lib/keeper.h"
 #include "restore/init.h"
 
+/* Borrowed, until restored_release(). */
 struct restore_request {
     const struct image *image;
     const char *criu;
@@ -29,17 +30,28 @@ struct restored {
     pid_t root; /* in our pid namespace */
     int root_pidfd;
     uint64_t verify_ns, criu_ns; /* how long it took */
+    char log_path[4096];         /* CRIU's log */
     void *preload_bytes;         /* the image's preload library, which the next image needs too */
     size_t preload_size;
 };
 
+#define RESTORED_NONE ((struct restored){.init = INIT_NONE, .root_pidfd = -1})
+
+/* Starts the mini-init and CRIU, which takes a while and needs nobody: other things
+ * can be done meanwhile.  After a failure *out needs no release. */
+int restore_begin(const struct restore_request *request, struct restored *out, struct err *err);
+
 /*
  * Returns once the tree runs.  The image's files are compared with their sums
  * before they are used, memory pages while CRIU reads them: the tree does not run
- * its first instruction before that is through.  On failure nothing is left but
- * CRIU's log, which *err names.
+ * its first instruction before that is through.  After a
+ * failure restore_abandon() is still to be called.
  */
-int restore_image(const struct restore_request *request, struct restored *out, struct err *err);
+int restore_image(const struct restore_request *request, struct restored *restored,
+                  struct err *err);
+
+/* Nothing is left but CRIU's log, which the failure's text names. */
+void restore_abandon(struct restored *restored);
 
 /* Closes and frees; the tree lives on. */
 void restored_release(struct restored *restored);

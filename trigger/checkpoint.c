@@ -14,6 +14,7 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "trigger/manifest_fill.h"
 
 #define FREEZE_TIMEOUT_MS (10 * 1000)
 
@@ -54,7 +55,6 @@ static int start_worker(struct checkpoint *checkpoint, struct err *err)
         .criu = job->criu,
         .images_path = checkpoint->draft.criu_path,
         .job_name = job->job->name,
-        .group_path = job->job->group.path,
         .inside = job->init,
         .root = info.inner_pid,
         .external = external,
@@ -101,13 +101,24 @@ struct thaw_guard {
 static void thaw(struct thaw_guard *guard)
 {
     struct err err;
-    if (guard->frozen && cgroup_set_frozen(guard->group_fd, false, FREEZE_TIMEOUT_MS, &err))
+    if (guard->frozen && cgroup_write_freeze(guard->group_fd, false, &err))
         log_warning("freeze", "%s", err.text);
     guard->frozen = false;
 }
 
+/* Asked now, since starting CRIU takes longer than many a dump. */
+static void enter_criu_version(const struct checkpoint *checkpoint)
+{
+    char version[32];
+    struct err ignored;
+    if (criu_version(checkpoint->job->criu, version, sizeof(version), &ignored))
+        snprintf(version, sizeof(version), "unknown");
+    checkpoint->manifest->criu_version = manifest_copy(version);
+}
+
 static void commit(struct checkpoint *checkpoint)
 {
+    enter_criu_version(checkpoint);
     checkpoint->commit_result = image_draft_commit(
         &checkpoint->draft, checkpoint->manifest, &checkpoint->generation, &checkpoint->commit_err);
 }
@@ -132,11 +143,10 @@ static int start_commit(struct checkpoint *checkpoint, struct err *err)
     return 0;
 }
 
-/* CRIU's post-dump: the images are complete, the tree is still frozen, and will
- * be ended unless this fails. */
-static int commit_before_stop(void *context, struct err *err)
+/* The images are complete, the tree is still held. */
+static int commit_before_stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
-    struct checkpoint *checkpoint = context;
+    describe_timings(checkpoint->manifest, hit);
     int error = dump_settle_log(&checkpoint->dump, err);
     if (error)
         return error;
@@ -146,39 +156,46 @@ static int commit_before_stop(void *context, struct err *err)
     return checkpoint->commit_result;
 }
 
-struct stop_context {
-    struct checkpoint *checkpoint;
-    struct hit *hit;
-    bool committed;
-};
-
-static int dumped_before_stop(void *context, struct err *err)
+/* Committed before CRIU ends the tree, so that a failure lets it live. */
+static int stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
-    struct stop_context *stop = context;
-    stop->hit->dumped_ns = proc_monotonic_ns();
-    describe_timings(stop->checkpoint->manifest, stop->hit);
-    int error = commit_before_stop(stop->checkpoint, err);
-    stop->committed = !error;
-    return error;
-}
-
-static int dump_frozen(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
-{
-    const struct supervision *job = checkpoint->job;
-    checkpoint->manifest = describe_group(job, hit, checkpoint->root, &checkpoint->draft, err);
-    if (!checkpoint->manifest)
-        return -err->errnum;
-    struct stop_context stop = {.checkpoint = checkpoint, .hit = hit};
-    int error =
-        dump_perform(&checkpoint->dump, job->then_stop ? dumped_before_stop : NULL, &stop, err);
-    if (!job->then_stop)
-        hit->dumped_ns = proc_monotonic_ns();
+    int error = commit_before_stop(checkpoint, hit, err);
+    struct err settle_err;
+    int unsettled = dump_settle(&checkpoint->dump, !error, &settle_err);
     /* A worker in a restored tree's pid namespace dies with the tree that it ends,
      * often before it can answer.  Whether it was that or something else: the
      * image stands, and nothing has run since it was taken. */
-    if (error && stop.committed)
-        error = cgroup_kill(job->job->group.fd, err);
+    if (!error && unsettled)
+        error = cgroup_kill(checkpoint->job->job->group.fd, err);
     return error;
+}
+
+/* From the worker's go-ahead to images that are written, beside which it is
+ * described what they are of. */
+static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, struct hit *hit,
+                     struct err *err)
+{
+    struct dump *dump = &checkpoint->dump;
+    int error = dump_await_held(dump, err);
+    if (error)
+        return error;
+    fault_point("dump:held");
+    thaw(guard);
+    error = dump_go_on(dump, err);
+    fault_point("dump:dumping");
+    if (error)
+        return error;
+    struct err why, ignored;
+    int undescribed = describe_processes(checkpoint->job, checkpoint->root, &checkpoint->draft,
+                                         checkpoint->manifest, &why);
+    error = dump_await_written(dump, err);
+    hit->dumped_ns = proc_monotonic_ns();
+    fault_point("dump:written");
+    if (error || !undescribed)
+        return error;
+    dump_settle(dump, false, &ignored);
+    *err = why;
+    return undescribed;
 }
 
 static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
@@ -195,12 +212,14 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
         return err_wrap(err, "freeze the job");
     hit->frozen_ns = proc_monotonic_ns();
     fault_point("dump:frozen");
-    error = dump_frozen(checkpoint, hit, err);
-    fault_point("dump:dumped");
-    thaw(&guard);
-    fault_point("dump:thawed");
+    error = dump_held(checkpoint, &guard, hit, err);
+    if (!error && job->then_stop)
+        error = stop(checkpoint, hit, err);
+    else if (!error)
+        error = dump_settle(&checkpoint->dump, true, err);
     if (!error && !job->then_stop)
         hit->thawed_ns = proc_monotonic_ns();
+    fault_point("dump:dumped");
     return error;
 }
 
@@ -229,7 +248,14 @@ static int take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(
         return error;
     }
     hit->dump_ready_ns = proc_monotonic_ns();
-    error = freeze_and_dump(checkpoint, hit, release, context, err);
+    error = dump_begin(&checkpoint->dump, err);
+    /* Beside CRIU's last preparations, and before the program stops for it. */
+    if (!error)
+        error = describe_job(checkpoint->job, hit, checkpoint->root, &checkpoint->manifest, err);
+    if (error)
+        release(context);
+    else
+        error = freeze_and_dump(checkpoint, hit, release, context, err);
     dump_end(&checkpoint->dump);
     return error;
 }

@@ -290,19 +290,22 @@ pid_t describe_root(int group_fd, struct err *err)
                     roots);
 }
 
-Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, const struct image_draft *draft, struct err *err)
+static int refuse(struct err *err)
+{
+    return err_text(err, ENOMEM, "the job could not be described");
+}
+
+int describe_job(const struct supervision *job, const struct hit *hit, pid_t root,
+                 Freezepoint__Manifest **out, struct err *err)
 {
     Freezepoint__Manifest *manifest = calloc(1, sizeof(*manifest));
-    if (!manifest) {
-        err_set(err, ENOMEM, "manifest");
-        return NULL;
-    }
+    if (!manifest)
+        return refuse(err);
     freezepoint__manifest__init(manifest);
+    *out = manifest;
     manifest->created_unix_ns = proc_realtime_ns();
     manifest->name = manifest_copy(job->image_name);
     manifest->freezepoint_version = manifest_copy(FREEZEPOINT_VERSION);
-    manifest->criu_version = manifest_copy(job->criu_version);
     manifest->host = describe_host();
     manifest->reason = FREEZEPOINT__REASON__REASON_POINT;
     manifest->point = describe_point(job, hit);
@@ -317,19 +320,31 @@ Freezepoint__Manifest *describe_group(const struct supervision *job, const struc
     describe_streams(job, manifest);
     fingerprint_command(job, manifest);
     struct proc_info info;
-    if (proc_read(root, &info, err) == 0)
-        manifest->root_pid = (uint32_t)info.inner_pid;
+    int error = proc_read(root, &info, err);
+    if (error)
+        return error;
+    manifest->root_pid = (uint32_t)info.inner_pid;
+    bool whole = manifest->host && manifest->point && manifest->command && manifest->preload &&
+                 manifest->timings;
+    return whole ? 0 : refuse(err);
+}
+
+int describe_processes(const struct supervision *job, pid_t root, const struct image_draft *draft,
+                       Freezepoint__Manifest *manifest, struct err *err)
+{
+    /* It was looked for before they stopped. */
+    pid_t found = describe_root(job->job->group.fd, err);
+    if (found < 0)
+        return found;
+    if (found != root)
+        return err_text(err, ESRCH, "the job's first process ended just now");
     _cleanup_free_ pid_t *pids = NULL;
     ssize_t count = cgroup_processes(job->job->group.fd, &pids, err);
+    if (count < 0)
+        return (int)count;
     for (ssize_t i = 0; i < count; i++)
         describe_process(job, pids[i], manifest);
-    if (count > 0 && carry_files(pids, (size_t)count, draft, manifest, err))
+    if (carry_files(pids, (size_t)count, draft, manifest, err))
         log_info("carry", "%s", err->text);
-    if (!manifest->host || !manifest->point || !manifest->command || !manifest->preload ||
-        !manifest->timings || manifest->n_processes == 0) {
-        freezepoint__manifest__free_unpacked(manifest, NULL);
-        err_text(err, count < 0 ? err->errnum : ENOMEM, "the job could not be described");
-        return NULL;
-    }
-    return manifest;
+    return manifest->n_processes ? 0 : refuse(err);
 }

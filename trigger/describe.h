@@ -18,11 +18,15 @@ struct hit {
     uint64_t notified_ns, frozen_ns, dump_ready_ns, dumped_ns, thawed_ns;
 };
 
-/* Returns a new manifest, to be freed with freezepoint__manifest__free_unpacked(),
- * or NULL.  The group should be frozen.  `root` is in our pid namespace.
- * Small files that the program may remove are copied into the draft (carry.h). */
-Freezepoint__Manifest *describe_group(const struct supervision *job, const struct hit *hit,
-                                      pid_t root, const struct image_draft *draft, struct err *err);
+/* What is known without the processes.  *out gets a new manifest, to be freed with
+ * freezepoint__manifest__free_unpacked().  `root` is in our pid namespace. */
+int describe_job(const struct supervision *job, const struct hit *hit, pid_t root,
+                 Freezepoint__Manifest **out, struct err *err);
+
+/* Adds the processes, which must not run: frozen, or held by ptrace.  Small files
+ * that the program may remove are copied into the draft (carry.h). */
+int describe_processes(const struct supervision *job, pid_t root, const struct image_draft *draft,
+                       Freezepoint__Manifest *manifest, struct err *err);
 
 /* Copies the times of `hit` into it. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);

@@ -38,7 +38,6 @@ static int send_request(const struct dump_request *request, int socket, struct e
     options.log_file = (char *)LOG_NAME;
     options.has_notify_scripts = true;
     options.notify_scripts = true;
-    options.freeze_cgroup = (char *)request->group_path;
     /* The group is ours to make again; saves 7-15 ms. */
     options.has_manage_cgroups_mode = true;
     options.manage_cgroups_mode = CRIU_CG_MODE__IGNORE;
@@ -135,52 +134,66 @@ static bool is_notification(const CriuResp *response, const char *script)
            response->notify->script && !strcmp(response->notify->script, script);
 }
 
-int dump_await_ready(struct dump *dump, struct err *err)
+/* Lets CRIU go on until it sends the notification `script`, and leaves that without
+ * an answer. */
+static int await_notification(struct dump *dump, const char *script, struct err *err)
 {
-    while (!dump->ready) {
+    for (;;) {
         _cleanup_(free_response) CriuResp *response = NULL;
         int error = receive(dump, &response, err);
         if (error)
             return error;
-        if (is_notification(response, "pre-dump"))
-            dump->ready = true;
-        else if (response->type == CRIU_REQ_TYPE__NOTIFY)
-            error = acknowledge(dump, true, err);
-        else
-            return explain(dump, "CRIU cannot dump here", response, err);
+        if (is_notification(response, script))
+            return 0;
+        if (response->type != CRIU_REQ_TYPE__NOTIFY)
+            return explain(dump, "the dump failed", response, err);
+        error = acknowledge(dump, true, err);
         if (error)
             return error;
     }
-    return 0;
 }
 
-int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err), void *context,
-                 struct err *err)
+int dump_await_ready(struct dump *dump, struct err *err)
 {
-    int refused = 0;
-    int error = acknowledge(dump, true, err);
-    fault_point("dump:dumping");
+    int error = dump->ready ? 0 : await_notification(dump, "pre-dump", err);
+    dump->ready = !error;
+    return error;
+}
+
+int dump_begin(struct dump *dump, struct err *err)
+{
+    return acknowledge(dump, true, err);
+}
+
+int dump_await_held(struct dump *dump, struct err *err)
+{
+    return await_notification(dump, "query-ext-files", err);
+}
+
+int dump_go_on(struct dump *dump, struct err *err)
+{
+    return acknowledge(dump, true, err);
+}
+
+int dump_await_written(struct dump *dump, struct err *err)
+{
+    return await_notification(dump, "post-dump", err);
+}
+
+int dump_settle(struct dump *dump, bool keep, struct err *err)
+{
+    int error = acknowledge(dump, keep, err);
     while (!error) {
         _cleanup_(free_response) CriuResp *response = NULL;
         error = receive(dump, &response, err);
         if (error)
             return error;
-        if (response->type != CRIU_REQ_TYPE__NOTIFY) {
-            if (refused)
-                return refused; /* *err tells why: `dumped` filled it */
-            if (response->success)
-                return 0;
+        if (response->type == CRIU_REQ_TYPE__NOTIFY)
+            error = acknowledge(dump, true, err);
+        else if (response->success || !keep)
+            return 0;
+        else
             return explain(dump, "the dump failed", response, err);
-        }
-        bool written = is_notification(response, "post-dump");
-        if (written)
-            fault_point("dump:written");
-        if (written && dumped)
-            refused = dumped(context, err);
-        struct err send_err;
-        error = acknowledge(dump, refused == 0, &send_err);
-        if (error && !refused)
-            *err = send_err;
     }
     return error;
 }

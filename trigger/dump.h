@@ -1,14 +1,18 @@
 /*
- * One dump of a frozen group by CRIU.
+ * One dump of a tree by CRIU, step by step.
  *
  * The worker is started and given its request long before the moment: CRIU
- * prepares itself (feature cache, network lock, options), sends its `pre-dump`
- * notification as the first thing of cr_dump_tasks() (criu/cr-dump.c) and waits
- * there for the answer.  So the pause holds nothing but the dump itself.
+ * prepares itself (feature cache, options), sends its `pre-dump` notification as
+ * the first thing of cr_dump_tasks() (criu/cr-dump.c) and waits there for the
+ * answer.  Once it goes on it prepares some more, then holds every thread of the
+ * tree by ptrace and asks for external files (`query-ext-files`), which tells that
+ * it has come so far.  From there on the caller's own freeze is not needed, and
+ * must be over, since CRIU has the threads run its code.
  *
- * Order, for the caller: dump_prepare(), later dump_await_ready(), freeze the
- * group, dump_perform(), thaw, dump_end().  dump_end() is safe at any point and
- * ends a worker that is still there.
+ * Order, for the caller: dump_prepare(), later dump_await_ready(), dump_begin(),
+ * freeze, dump_await_held(), thaw, dump_go_on(), dump_await_written(),
+ * dump_settle(), dump_end().  dump_end() is safe at any point and ends a worker
+ * that is still there.
  */
 #ifndef FREEZEPOINT_DUMP_H
 #define FREEZEPOINT_DUMP_H
@@ -25,7 +29,6 @@ struct dump_request {
     const char *criu;
     const char *images_path;     /* absolute: an images_dir_fd cannot cross pid namespaces */
     const char *job_name;        /* a failure's log is kept under it: job_make_log_directory() */
-    const char *group_path;      /* frozen by the caller before dump_perform() */
     pid_t inside;                /* a restored tree's init in our pid namespace, or 0 */
     pid_t root;                  /* the tree's root as its own namespace numbers it */
     const char *const *external; /* CRIU --external keys, NULL-terminated; may be NULL */
@@ -48,13 +51,22 @@ int dump_prepare(const struct dump_request *request, struct dump *out, struct er
 /* Waits until the worker is parked. */
 int dump_await_ready(struct dump *dump, struct err *err);
 
-/*
- * Lets the parked worker dump.  `dumped` is called, where not NULL, once all
- * images are written and while the tree is still frozen; if it fails CRIU lets
- * the tree live (post-dump, criu/cr-dump.c).
- */
-int dump_perform(struct dump *dump, int (*dumped)(void *context, struct err *err), void *context,
-                 struct err *err);
+/* Lets the parked worker go on. */
+int dump_begin(struct dump *dump, struct err *err);
+
+/* Waits until every thread of the tree is held by ptrace, frozen or not. */
+int dump_await_held(struct dump *dump, struct err *err);
+
+/* Lets it dump.  The tree must not be frozen any more. */
+int dump_go_on(struct dump *dump, struct err *err);
+
+/* Waits until all images are written.  The tree is still held. */
+int dump_await_written(struct dump *dump, struct err *err);
+
+/* Has CRIU let go of the tree, or end it where that was asked for and `keep` is true;
+ * where it is false CRIU lets the tree live and what is written is no image.  Waits
+ * until that is done.  After a failure it may be done or not. */
+int dump_settle(struct dump *dump, bool keep, struct err *err);
 
 /* Puts a copy in the place of CRIU's log: what CRIU still writes to that goes nowhere
  * then, and the images are complete before it has ended. */

@@ -22,6 +22,8 @@
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
 
+#define ARM_DELAY_MS 20
+
 struct supervisor {
     const struct supervision *job;
     struct supervise_result *result;
@@ -268,21 +270,19 @@ static void serve_init(struct supervisor *self)
         checkpoint_release(&self->checkpoint);
 }
 
-/* Reaps; the one child whose status matters is the job's.  A mini-init's own counts
- * only where it was killed before it could tell the program's. */
+/* Reaps the job's child.  A mini-init's own status counts only where it was killed
+ * before it could tell the program's. */
 static void reap(struct supervisor *self)
 {
     int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-        if (pid == self->job->child) {
-            self->child_ended = true;
-            if (self->job->init_socket >= 0 && !self->status_known)
-                serve_init(self);
-            if (!self->status_known)
-                self->result->wait_status = status;
-            self->status_known = true;
-        }
-    }
+    if (waitpid(self->job->child, &status, WNOHANG) != self->job->child)
+        return;
+    self->child_ended = true;
+    if (self->job->init_socket >= 0 && !self->status_known)
+        serve_init(self);
+    if (!self->status_known)
+        self->result->wait_status = status;
+    self->status_known = true;
 }
 
 static int serve_signals(struct supervisor *self, struct err *err)
@@ -357,11 +357,17 @@ static int open_sources(struct supervisor *self, struct err *err)
 
 static int run_loop(struct supervisor *self, struct err *err)
 {
+    /* A restored program begins by re-arming itself, and that comes first. */
+    bool wait_to_arm = self->job->init != 0;
     while (!self->group_empty || !self->child_ended) {
         struct epoll_event event;
-        int n = epoll_wait(self->epoll_fd, &event, 1, -1);
+        int n = epoll_wait(self->epoll_fd, &event, 1, wait_to_arm ? ARM_DELAY_MS : -1);
         if (n < 0 && errno != EINTR)
             return err_set(err, errno, "epoll_wait");
+        if (n == 0) {
+            wait_to_arm = false;
+            arm(self);
+        }
         if (n <= 0)
             continue;
         int error = dispatch(self, &event, err);
@@ -384,7 +390,8 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
                               .commit_fd = -1};
     int error = open_sources(&self, err);
     if (!error) {
-        arm(&self);
+        if (!job->init)
+            arm(&self);
         error = run_loop(&self, err);
     }
     if (self.checkpoint.committing)

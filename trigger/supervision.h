@@ -28,7 +28,7 @@ struct supervision {
     struct keeper *keeper;
     const struct store *store;
     const char *image_name;
-    const char *criu, *criu_version;
+    const char *criu;
     int criu_log_level;
 
     struct supervised_point *points;

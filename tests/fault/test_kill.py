@@ -7,8 +7,8 @@ import pytest
 from harness import comm_of, wait_for
 from steady import END_STATUS, kill, wake
 
-DUMP_PHASES = ["dump:armed", "dump:notified", "dump:frozen", "dump:dumping", "dump:written",
-               "dump:dumped", "dump:thawed", "commit:manifest", "commit:rename", "commit:renamed"]
+DUMP_PHASES = ["dump:armed", "dump:notified", "dump:frozen", "dump:held", "dump:dumping",
+               "dump:written", "dump:dumped", "commit:manifest", "commit:rename", "commit:renamed"]
 DUMPED = DUMP_PHASES[DUMP_PHASES.index("dump:dumped"):]
 RESTORE_PHASES = ["restore:placed", "restore:init-started", "restore:criu-running",
                   "restore:pre-resume", "restore:resumed"]
