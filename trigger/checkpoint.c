@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include "trigger/manifest_fill.h"
 
 #define FREEZE_TIMEOUT_MS (10 * 1000)
+#define COMMIT_NICE       10
 
 /* The library belongs to the image: /run does not outlive a reboot. */
 static int save_preload(const struct checkpoint *checkpoint, struct err *err)
@@ -126,6 +128,9 @@ static void commit(struct checkpoint *checkpoint)
 static void *commit_in_thread(void *context)
 {
     struct checkpoint *checkpoint = context;
+    /* Of this thread alone (setpriority(2), "C library/kernel differences"): the
+     * program has waited long enough. */
+    setpriority(PRIO_PROCESS, 0, COMMIT_NICE);
     commit(checkpoint);
     eventfd_write(checkpoint->done_fd, 1);
     return NULL;

@@ -81,6 +81,7 @@ int dump_prepare(const struct dump_request *request, struct dump *out, struct er
         dump_end(&dump);
         return error;
     }
+    dump.breakpoints_fd = criu_ready_breakpoints();
     *out = dump;
     return 0;
 }
@@ -220,5 +221,6 @@ int dump_settle_log(const struct dump *dump, struct err *err)
 void dump_end(struct dump *dump)
 {
     criu_worker_finish(&dump->worker, dump->ready ? 5000 : 0);
+    fd_close(&dump->breakpoints_fd);
     dump->ready = false;
 }
