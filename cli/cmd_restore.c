@@ -100,6 +100,9 @@ static int run(void *context, const struct arguments *arguments, struct err *err
     error = restore_in(&session, options, arguments->list[0], &detached, &image, &status, err);
     image_close(&image);
     session_end(&session);
+    /* Nobody waits for its status: the log is where to look for it. */
+    if (options->detach && !error)
+        say("the program ended with status %d", status);
     fd_close(&detached.log_fd);
     return error ? error : status;
 }

@@ -65,8 +65,9 @@ static int listen_for_rearming(struct job *job, struct err *err)
     if (bind(job->socket_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
         return err_set(err, errno, "bind '%s'", job->socket_path);
     /* A process of another user may have to re-arm; who connects is checked by
-     * its membership of the job's group. */
-    if (chmod(job->socket_path, 0666) < 0 || listen(job->socket_fd, 64) < 0)
+     * its membership of the job's group.  All of a restored tree may come at once,
+     * and whom there is no room for disarms itself. */
+    if (chmod(job->socket_path, 0666) < 0 || listen(job->socket_fd, SOMAXCONN) < 0)
         return err_set(err, errno, "listen on '%s'", job->socket_path);
     return 0;
 }

@@ -29,10 +29,14 @@ static void parse_status_line(const char *line, struct proc_info *out)
     if (sscanf(line, "VmRSS: %llu", &number) == 1)
         out->rss_bytes = number * 1024;
     const char *last = strrchr(line, '\t');
+    int inner = last ? atoi(last + 1) : 0;
+    if (!strncmp(line, "NStgid:", 7) && last)
+        out->inner_tgid = inner;
     if (!strncmp(line, "NSpid:", 6) && last)
-        out->inner_pid = atoi(last + 1);
-    else if (!strncmp(line, "NStgid:", 7) && last)
-        out->inner_tgid = atoi(last + 1);
+        out->inner_pid = inner;
+    else if (strncmp(line, "NSpgid:", 7) != 0 && strncmp(line, "NSsid:", 6) != 0)
+        return;
+    out->inner_max = inner > out->inner_max ? inner : out->inner_max;
 }
 
 int proc_read(pid_t pid, struct proc_info *out, struct err *err)

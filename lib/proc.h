@@ -17,6 +17,7 @@ struct proc_info {
     pid_t pid;        /* in the caller's pid namespace */
     pid_t inner_pid;  /* in the process's own (last of NSpid) */
     pid_t inner_tgid; /* its thread group leader's, likewise (last of NStgid) */
+    pid_t inner_max;  /* the highest of inner_pid, its group's and its session's */
     pid_t parent;     /* in the caller's */
     char comm[17];
     char state;

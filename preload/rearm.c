@@ -14,9 +14,10 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define REPLY_TIMEOUT_MS 5000
-#define WAIT_STEP_NS     1000000L
-#define WAIT_STEPS       (REPLY_TIMEOUT_MS + 1000)
+#define REPLY_TIMEOUT_MS  5000
+#define INTERRUPTIONS_MAX 100
+#define WAIT_STEP_NS      1000000L
+#define WAIT_STEPS        (REPLY_TIMEOUT_MS + 1000)
 
 static uint64_t rearming; /* the process that a thread is at it in, or 0 */
 
@@ -79,7 +80,11 @@ static bool send_listener(int socket, int listener, uint64_t generation)
 static bool await_reply(int socket)
 {
     struct pollfd wanted = {.fd = socket, .events = POLLIN};
-    if (fz_syscall(__NR_poll, FZ_POINTER(&wanted), 1, REPLY_TIMEOUT_MS, 0, 0, 0) <= 0)
+    /* Signals are blocked, but a stop by a tracer interrupts it as well. */
+    long ready = -EINTR;
+    for (int i = 0; i < INTERRUPTIONS_MAX && ready == -EINTR; i++)
+        ready = fz_syscall(__NR_poll, FZ_POINTER(&wanted), 1, REPLY_TIMEOUT_MS, 0, 0, 0);
+    if (ready <= 0)
         return false;
     struct fz_rearm_reply reply = {0};
     long size = fz_syscall(__NR_read, (uint64_t)socket, FZ_POINTER(&reply), sizeof(reply), 0, 0, 0);
@@ -93,7 +98,7 @@ static bool rearm(uint64_t generation)
     if (socket < 0)
         return false;
     bool accepted = false;
-    int listener = install_filter();
+    int listener = fz_load(&fz_control.generation) == generation ? install_filter() : -ESTALE;
     if (listener >= 0) {
         accepted = send_listener(socket, listener, generation) && await_reply(socket);
         /* Before the socket: its end tells the supervisor that both are closed. */
@@ -113,12 +118,13 @@ static bool begin(uint64_t process)
     return owner != process && fz_swap_if(&rearming, &owner, process);
 }
 
-static bool await_other(uint64_t generation)
+static bool await_other(void)
 {
     struct __kernel_timespec step = {.tv_nsec = WAIT_STEP_NS};
     for (int i = 0; i < WAIT_STEPS && fz_load(&rearming); i++)
         fz_syscall(__NR_nanosleep, FZ_POINTER(&step), 0, 0, 0, 0, 0);
-    return fz_load(&fz_control.rearmed_generation) == generation && !fz_load(&fz_control.disarmed);
+    return fz_load(&fz_control.rearmed_generation) == fz_load(&fz_control.generation) &&
+           !fz_load(&fz_control.disarmed);
 }
 
 bool fz_ensure_armed(bool anew)
@@ -134,15 +140,20 @@ bool fz_ensure_armed(bool anew)
                sizeof(all), 0, 0);
     bool armed;
     if (begin((uint64_t)fz_syscall(__NR_getpid, 0, 0, 0, 0, 0, 0))) {
-        armed =
-            (!anew && fz_load(&fz_control.rearmed_generation) == generation) || rearm(generation);
+        /* Another process may have had the tree dumped before this one connected:
+         * in a copy it then goes to the supervisor of the original. */
+        do {
+            generation = fz_load(&fz_control.generation);
+            armed = (!anew && fz_load(&fz_control.rearmed_generation) == generation) ||
+                    rearm(generation);
+        } while (fz_load(&fz_control.generation) != generation);
         if (armed)
             fz_store(&fz_control.rearmed_generation, generation);
         else
             fz_disarm();
         fz_store(&rearming, 0);
     } else {
-        armed = await_other(generation);
+        armed = await_other();
     }
     fz_syscall(__NR_rt_sigprocmask, 2, FZ_POINTER(&before), 0, sizeof(before), 0, 0);
     return armed;

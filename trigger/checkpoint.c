@@ -15,10 +15,15 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "trigger/filter.h"
 #include "trigger/manifest_fill.h"
+#include "trigger/rearm.h"
 
 #define FREEZE_TIMEOUT_MS (10 * 1000)
 #define COMMIT_NICE       10
+
+/* Each is of another process, unless somebody connects for fun. */
+#define PUT_OFF_MAX 1000
 
 /* The library belongs to the image: /run does not outlive a reboot. */
 static int save_preload(const struct checkpoint *checkpoint, struct err *err)
@@ -203,6 +208,23 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     return undescribed;
 }
 
+/* A process that is re-arming itself cannot be dumped, and cannot finish while it is
+ * frozen.  The thread of the hit has its answer, but has not come to see it: it is
+ * taken back, once the worker has let go of the thread. */
+static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct err *err)
+{
+    if (!rearm_is_under_way(checkpoint->job->job) || checkpoint->put_off == PUT_OFF_MAX)
+        return 0;
+    checkpoint->put_off++;
+    log_debug("checkpoint", "put off: a process is re-arming itself");
+    criu_worker_end(&checkpoint->dump.worker);
+    checkpoint->dump = DUMP_NONE;
+    freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
+    checkpoint->manifest = NULL;
+    int error = filter_take_back(hit->tid, err);
+    return error ? error : CHECKPOINT_PUT_OFF;
+}
+
 static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
                            void *context, struct err *err)
 {
@@ -217,7 +239,9 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
         return err_wrap(err, "freeze the job");
     hit->frozen_ns = proc_monotonic_ns();
     fault_point("dump:frozen");
-    error = dump_held(checkpoint, &guard, hit, err);
+    error = put_off(checkpoint, hit, err);
+    if (!error)
+        error = dump_held(checkpoint, &guard, hit, err);
     if (!error && job->then_stop)
         error = stop(checkpoint, hit, err);
     else if (!error)
@@ -273,6 +297,8 @@ int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*relea
     *stopped = false;
     fault_point("dump:notified");
     int error = take(checkpoint, hit, release, context, err);
+    if (error == CHECKPOINT_PUT_OFF)
+        return error;
     if (!error && job->then_stop) {
         *stopped = true;
         return 0;

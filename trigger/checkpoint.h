@@ -27,6 +27,7 @@ struct checkpoint {
     pid_t root; /* for which the worker was started */
     bool armed;
     bool draft_open;
+    unsigned put_off; /* how often, of this one */
 
     /* Being made durable by a thread of ours. */
     bool committing;
@@ -49,7 +50,12 @@ int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job,
  * that is being served, without which its thread cannot freeze (it waits
  * killable).  On success *stopped tells whether the program was ended, and the
  * commit is under way or, where stopped, done.
+ *
+ * CHECKPOINT_PUT_OFF: nothing has happened, since a process was re-arming itself.
+ * It is to be served (rearm.h); the thread of the hit will ask again.  The
+ * checkpoint has to be armed again.
  */
+#define CHECKPOINT_PUT_OFF 1
 int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
                     void *context, bool *stopped, struct err *err);
 

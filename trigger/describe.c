@@ -150,17 +150,39 @@ static uint64_t find_control(const struct supervision *job, pid_t pid)
     return address;
 }
 
-static uint32_t highest_thread(pid_t pid, uint32_t highest)
+static uint32_t highest_of(pid_t pid, uint32_t highest)
+{
+    struct proc_info info;
+    struct err ignored;
+    bool higher = proc_read(pid, &info, &ignored) == 0 && (uint32_t)info.inner_max > highest;
+    return higher ? (uint32_t)info.inner_max : highest;
+}
+
+/* Among them those that have ended but have not been waited for: they are in no
+ * group, but in the image. */
+static uint32_t highest_child(pid_t pid, const char *thread, uint32_t highest)
+{
+    char path[300];
+    snprintf(path, sizeof(path), "/proc/%d/task/%s/children", pid, thread);
+    _cleanup_fclose_ FILE *children = fopen(path, "re");
+    for (int child; children && fscanf(children, "%d", &child) == 1;)
+        highest = highest_of(child, highest);
+    return highest;
+}
+
+/* Of a process: itself, its threads, its children, and the groups and sessions that
+ * they are in, whose leaders may be gone but are made again by CRIU for the time of
+ * the restore. */
+static uint32_t highest_number(pid_t pid, uint32_t highest)
 {
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/task", pid);
     _cleanup_closedir_ DIR *tasks = opendir(path);
-    struct err ignored;
     for (struct dirent *entry; tasks && (entry = readdir(tasks));) {
-        struct proc_info thread;
-        if (entry->d_name[0] != '.' && proc_read(atoi(entry->d_name), &thread, &ignored) == 0 &&
-            (uint32_t)thread.inner_pid > highest)
-            highest = (uint32_t)thread.inner_pid;
+        if (entry->d_name[0] == '.')
+            continue;
+        highest = highest_of(atoi(entry->d_name), highest);
+        highest = highest_child(pid, entry->d_name, highest);
     }
     return highest;
 }
@@ -230,7 +252,7 @@ static void describe_process(const struct supervision *job, pid_t pid,
     process->threads = info.threads;
     process->rss_bytes = info.rss_bytes;
     process->control_address = find_control(job, pid);
-    manifest->max_pid = highest_thread(pid, manifest->max_pid);
+    manifest->max_pid = highest_number(pid, manifest->max_pid);
     struct fingerprints prints = {.manifest = manifest, .preload_path = job->preload_path};
     add_fingerprint(executable, &prints);
     proc_mapped_files(pid, PROC_MAPPED_CODE, add_fingerprint, &prints);

@@ -6,7 +6,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -72,4 +76,47 @@ int filter_answer(int listener, unsigned long long id, long value)
 {
     struct seccomp_notif_resp answer = {.id = id, .val = value};
     return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 ? -errno : 0;
+}
+
+#define STOP_STEPS   1000
+#define STOP_STEP_NS 1000000
+
+/* A seized thread's next stop; -ESRCH where it has died. */
+static int await_stop(pid_t thread)
+{
+    if (ptrace(PTRACE_INTERRUPT, thread, 0, 0) < 0)
+        return -errno;
+    for (int i = 0; i < STOP_STEPS; i++) {
+        int status;
+        pid_t found = waitpid(thread, &status, __WALL | WNOHANG);
+        if (found == thread)
+            return WIFSTOPPED(status) ? 0 : -ESRCH;
+        if (found < 0)
+            return -errno;
+        nanosleep(&(struct timespec){.tv_nsec = STOP_STEP_NS}, NULL);
+    }
+    return -ETIMEDOUT;
+}
+
+/* It stands at the end of the system call, which has its result in rax already. */
+static int replace_answer(pid_t thread)
+{
+    struct user_regs_struct registers;
+    if (ptrace(PTRACE_GETREGS, thread, 0, &registers) < 0)
+        return -errno;
+    if (registers.orig_rax != SYS_getpid || registers.rax != FZ_ANSWER_GO_ON)
+        return -EPROTO;
+    registers.rax = (unsigned long long)-EINTR;
+    return ptrace(PTRACE_SETREGS, thread, 0, &registers) < 0 ? -errno : 0;
+}
+
+int filter_take_back(pid_t thread, struct err *err)
+{
+    if (ptrace(PTRACE_SEIZE, thread, 0, 0) < 0)
+        return err_set(err, errno, "seize thread %d", thread);
+    int error = await_stop(thread);
+    if (!error)
+        error = replace_answer(thread);
+    ptrace(PTRACE_DETACH, thread, 0, 0);
+    return error ? err_set(err, -error, "take back the answer to thread %d", thread) : 0;
 }

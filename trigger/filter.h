@@ -9,6 +9,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "lib/err.h"
 
@@ -35,5 +36,9 @@ int filter_receive(int listener, struct notification *out, struct err *err);
 /* Lets the syscall return `value`.  0, or -errno: -ENOENT where the caller has
  * died meanwhile. */
 int filter_answer(int listener, unsigned long long id, long value);
+
+/* A thread that was answered FZ_ANSWER_GO_ON, and has been frozen since, is to find
+ * that a signal came first: once it is thawed it asks again.  0 or -errno. */
+int filter_take_back(pid_t thread, struct err *err);
 
 #endif

@@ -68,3 +68,8 @@ int rearm_accept(const struct job *job, struct err *err)
     fd_wait(connection, POLLIN | POLLRDHUP, TIMEOUT_MS);
     return fd_steal(&listener);
 }
+
+bool rearm_is_under_way(const struct job *job)
+{
+    return fd_wait(job->socket_fd, POLLIN, 0) > 0;
+}

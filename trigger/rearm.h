@@ -5,6 +5,8 @@
 #ifndef FREEZEPOINT_REARM_H
 #define FREEZEPOINT_REARM_H
 
+#include <stdbool.h>
+
 #include "lib/err.h"
 #include "lib/job.h"
 
@@ -12,5 +14,10 @@
  * caller's), -EAGAIN where nobody is waiting, or -errno.  Only processes of the
  * job are heard; each has a second to speak. */
 int rearm_accept(const struct job *job, struct err *err);
+
+/* Whether somebody waits for rearm_accept(): while the group is frozen, whether a
+ * process is in the midst of it, with a connection and perhaps a listener that
+ * CRIU cannot dump. */
+bool rearm_is_under_way(const struct job *job);
 
 #endif

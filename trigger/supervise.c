@@ -135,6 +135,20 @@ static void finish_commit(struct supervisor *self)
         self->result->stopped ? ", stopped" : "");
 }
 
+static void serve_rearm(struct supervisor *self)
+{
+    struct err err;
+    int listener = rearm_accept(self->job->job, &err);
+    if (listener == -EAGAIN)
+        return;
+    if (listener < 0 || watch(self, SOURCE_LISTENER, listener, EPOLLIN, &err)) {
+        log_warning("rearm", "%s", err.text);
+        fd_close(&listener);
+        return;
+    }
+    log_debug("rearm", "a restored process has armed itself");
+}
+
 struct release_context {
     int listener;
     unsigned long long id;
@@ -164,6 +178,12 @@ static void serve_due_point(struct supervisor *self, int listener,
     point->done = point->every == 0;
     if (!error)
         error = checkpoint_take(&self->checkpoint, hit, answer_go_on, &release, &stopped, &err);
+    if (error == CHECKPOINT_PUT_OFF) {
+        point->done = false;
+        serve_rearm(self);
+        arm(self);
+        return;
+    }
     if (error) {
         self->result->failures++;
         say(self, "checkpoint at %s failed, the program goes on: %s", point->spec, err.text);
@@ -234,20 +254,6 @@ static void serve_listener(struct supervisor *self, int listener, uint32_t event
         filter_answer(listener, notification.id, FZ_ANSWER_DISARM);
         break;
     }
-}
-
-static void serve_rearm(struct supervisor *self)
-{
-    struct err err;
-    int listener = rearm_accept(self->job->job, &err);
-    if (listener == -EAGAIN)
-        return;
-    if (listener < 0 || watch(self, SOURCE_LISTENER, listener, EPOLLIN, &err)) {
-        log_warning("rearm", "%s", err.text);
-        fd_close(&listener);
-        return;
-    }
-    log_debug("rearm", "a restored process has armed itself");
 }
 
 static void serve_init(struct supervisor *self)

@@ -75,7 +75,7 @@ static void listen_for_rearming(void)
     assert_int_equal(listen(listening, 8), 0);
 }
 
-static void accept_rearming(struct target *target)
+static void accept_generation(struct target *target, uint64_t generation)
 {
     assert_true(fd_wait(listening, POLLIN, 5000) > 0);
     _cleanup_close_ int connection = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
@@ -83,7 +83,7 @@ static void accept_rearming(struct target *target)
     assert_int_equal(fd_receive(connection, &message, sizeof(message), &target->listener),
                      sizeof(message));
     assert_int_equal(message.magic, FZ_CONTROL_MAGIC);
-    assert_int_equal(message.generation, seen.count ? 1 : 0);
+    assert_int_equal(message.generation, generation);
     if (seen.count)
         assert_int_equal(message.control, seen.hits[0].control);
     assert_true(target->listener >= 0);
@@ -92,9 +92,13 @@ static void accept_rearming(struct target *target)
     assert_true(fd_wait(connection, POLLIN, 5000) & POLLIN); /* its end */
 }
 
-static void write_generation(const struct target *target)
+static void accept_rearming(struct target *target)
 {
-    uint64_t generation = 1;
+    accept_generation(target, seen.count ? 1 : 0);
+}
+
+static void write_generation(const struct target *target, uint64_t generation)
+{
     struct iovec from = {&generation, sizeof(generation)};
     struct iovec to = {(void *)(uintptr_t)(target->seen->hits[0].control +
                                            offsetof(struct fz_control, generation)),
@@ -106,7 +110,7 @@ static void write_generation(const struct target *target)
 static void restore_at(struct target *target, const struct notification *notification)
 {
     kill(target->pid, SIGSTOP);
-    write_generation(target);
+    write_generation(target, 1);
     filter_answer(target->listener, notification->id, FZ_ANSWER_GO_ON);
     int status;
     assert_int_equal(waitpid(target->pid, &status, WUNTRACED), target->pid);
@@ -126,10 +130,24 @@ static bool restore_within_call(struct target *target, const struct notification
 /* ... and between two. */
 static void restore_between_calls(struct target *target)
 {
-    write_generation(target);
+    write_generation(target, 1);
     fd_close(&target->listener);
     kill(target->pid, SIGCONT);
     accept_rearming(target);
+}
+
+/* Once more while it arms itself. */
+static void restore_while_rearming(struct target *target)
+{
+    write_generation(target, 1);
+    fd_close(&target->listener);
+    kill(target->pid, SIGCONT);
+    assert_true(fd_wait(listening, POLLIN, 5000) > 0);
+    write_generation(target, 2);
+    int connection = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(connection >= 0);
+    close(connection);
+    accept_generation(target, 2);
 }
 
 /* In the midst of other threads' hits. */
@@ -160,7 +178,7 @@ static void lose_supervisor(struct target *target)
 
 static void restore_unprivileged(struct target *target)
 {
-    write_generation(target);
+    write_generation(target, 1);
     lose_supervisor(target);
 }
 
@@ -187,6 +205,7 @@ static void test_rearming(void **state)
     accepted = 1;
     run_restored("call_ten", restore_within_call, NULL, 10);
     run_restored("stop_between", NULL, restore_between_calls, 3);
+    run_restored("stop_between", NULL, restore_while_rearming, 3);
     run_restored("threads", restore_among_threads, NULL, 200);
     run_restored("stop_and_exec", NULL, restore_before_exec, 10);
     assert_int_equal(seen.hellos, 2);
