@@ -217,8 +217,7 @@ static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct 
         return 0;
     checkpoint->put_off++;
     log_debug("checkpoint", "put off: a process is re-arming itself");
-    criu_worker_end(&checkpoint->dump.worker);
-    checkpoint->dump = DUMP_NONE;
+    dump_kill(&checkpoint->dump);
     freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
     checkpoint->manifest = NULL;
     int error = filter_take_back(hit->tid, err);

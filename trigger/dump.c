@@ -221,6 +221,12 @@ int dump_settle_log(const struct dump *dump, struct err *err)
 void dump_end(struct dump *dump)
 {
     criu_worker_finish(&dump->worker, dump->ready ? 5000 : 0);
+    dump_kill(dump);
+}
+
+void dump_kill(struct dump *dump)
+{
+    criu_worker_end(&dump->worker);
     fd_close(&dump->breakpoints_fd);
     dump->ready = false;
 }

@@ -78,4 +78,8 @@ bool dump_is_alive(const struct dump *dump);
 
 void dump_end(struct dump *dump);
 
+/* As dump_end(), without giving CRIU the time to undo what it did: nothing before
+ * dump_go_on(). */
+void dump_kill(struct dump *dump);
+
 #endif
