@@ -32,9 +32,9 @@ static int print_row(const struct store_entry *entry, void *context)
         text_of_size(size.apparent, bytes);
     text_of_time(manifest->created_unix_ns, created);
     text_of_point(manifest->point, point, sizeof(point));
-    printf("%-24s %-20s %-20s %9s %5zu  %.*s\n", label, created, point, bytes,
-           manifest->n_processes, (int)manifest->command->executable.len,
-           (const char *)manifest->command->executable.data);
+    printf("%-24s %-20s %-20s %9s %5zu  ", label, created, point, bytes, manifest->n_processes);
+    print_bytes(stdout, &manifest->command->executable);
+    putchar('\n');
     return 0;
 }
 

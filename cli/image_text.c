@@ -1,8 +1,11 @@
 #include "cli/image_text.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "lib/fd.h"
 
 void text_of_size(uint64_t bytes, char text[32])
 {
@@ -28,21 +31,59 @@ void text_of_point(const Freezepoint__Point *point, char *text, size_t size)
     snprintf(text, size, "%.*s#%" PRIu64, length, point->spec, point->hit);
 }
 
-/* Names from outside: what would move the cursor is not shown. */
-static void print_bytes(FILE *to, const ProtobufCBinaryData *bytes)
+void print_bytes(FILE *to, const ProtobufCBinaryData *bytes)
 {
     for (size_t i = 0; i < bytes->len; i++)
         fputc(bytes->data[i] < ' ' || bytes->data[i] == 0x7f ? '?' : bytes->data[i], to);
 }
 
+/* The length of the UTF-8 sequence at `text`, or 0 where there is none (RFC 3629). */
+static size_t utf8_length(const unsigned char *text, size_t size)
+{
+    static const struct {
+        unsigned char mask, head;
+        uint32_t least;
+    } forms[] = {{0x80, 0, 0}, {0xe0, 0xc0, 0x80}, {0xf0, 0xe0, 0x800}, {0xf8, 0xf0, 0x10000}};
+    size_t more = 0;
+    while (more < 4 && (text[0] & forms[more].mask) != forms[more].head)
+        more++;
+    if (more == 4 || more >= size)
+        return 0;
+    uint32_t letter = text[0] & (unsigned char)~forms[more].mask;
+    for (size_t i = 1; i <= more; i++) {
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+        letter = letter << 6 | (text[i] & 0x3f);
+    }
+    bool surrogate = letter >= 0xd800 && letter < 0xe000;
+    return letter < forms[more].least || letter > 0x10ffff || surrogate ? 0 : more + 1;
+}
+
+/* JSON is UTF-8: a byte that is none becomes U+FFFD. */
+static struct json_object *json_text(const void *bytes, size_t size)
+{
+    static const char replacement[] = "\xef\xbf\xbd";
+    const unsigned char *from = bytes;
+    _cleanup_free_ char *text = malloc(size * (sizeof(replacement) - 1) + 1);
+    size_t length = 0;
+    for (size_t i = 0; text && i < size;) {
+        size_t valid = utf8_length(from + i, size - i);
+        size_t used = valid ? valid : sizeof(replacement) - 1;
+        memcpy(text + length, valid ? (const void *)(from + i) : replacement, used);
+        length += used;
+        i += valid ? valid : 1;
+    }
+    return json_object_new_string_len(text ? text : "", (int)length);
+}
+
 static struct json_object *json_bytes(const ProtobufCBinaryData *bytes)
 {
-    return json_object_new_string_len((const char *)bytes->data, (int)bytes->len);
+    return json_text(bytes->data, bytes->len);
 }
 
 static void add_string(struct json_object *to, const char *name, const char *text)
 {
-    json_object_object_add(to, name, json_object_new_string(text));
+    json_object_object_add(to, name, json_text(text, strlen(text)));
 }
 
 static void add_number(struct json_object *to, const char *name, uint64_t number)

@@ -19,4 +19,7 @@ void text_of_size(uint64_t bytes, char text[32]);
 void text_of_time(uint64_t unix_ns, char text[32]);
 void text_of_point(const Freezepoint__Point *point, char *text, size_t size);
 
+/* Bytes from outside: what would move the cursor is not shown. */
+void print_bytes(FILE *to, const ProtobufCBinaryData *bytes);
+
 #endif

@@ -2,6 +2,7 @@
 #include "cli/session.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,8 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "restore/restore.h"
+
+#define CRIU_END_MS 5000
 
 /* A supervision made of a manifest; everything here outlives it. */
 struct from_image {
@@ -179,6 +182,8 @@ int session_run_restored(struct session *session, const struct image *image,
         (double)(restored.verify_ns + restored.criu_ns) / 1e6);
     if (started)
         started(context);
+    /* CRIU is of the group until it has ended: a hit would find two trees in it. */
+    fd_wait(restored.init.worker.pidfd, POLLIN, CRIU_END_MS);
     struct from_image from = {0};
     error = supervise_restored(session, image, options, &restored, &from, status, err);
     release_from_image(&from);

@@ -209,17 +209,28 @@ static int place_preload(const char *directory, const char *name, const void *by
     return 0;
 }
 
+/* Makes the place; whether programs can map code from there. */
+static int make_preload_place(const char *directory, bool *executable, struct err *err)
+{
+    int error = dir_make(directory, 0755, err);
+    if (error)
+        return error;
+    struct statvfs about;
+    if (statvfs(directory, &about) < 0)
+        return err_set(err, errno, "statvfs '%s'", directory);
+    *executable = !(about.f_flag & ST_NOEXEC);
+    return 0;
+}
+
 int job_place_preload(const char *hash, const void *bytes, size_t size, char *path,
                       size_t path_size, struct err *err)
 {
     for (size_t i = 0; i < PRELOAD_PLACES; i++) {
-        int error = dir_make(preload_places[i], 0755, err);
+        bool executable;
+        int error = make_preload_place(preload_places[i], &executable, err);
         if (error)
             return error;
-        struct statvfs about;
-        if (statvfs(preload_places[i], &about) < 0)
-            return err_set(err, errno, "statvfs '%s'", preload_places[i]);
-        if (about.f_flag & ST_NOEXEC)
+        if (!executable)
             continue;
         char name[NAME_MAX];
         snprintf(name, sizeof(name), "%s.so", hash);
@@ -240,7 +251,13 @@ int job_put_back_preload(const char *path, const void *bytes, size_t size, struc
         if (strncmp(path, preload_places[i], length) != 0 || path[length] != '/' || !*name ||
             *name == '.' || strchr(name, '/'))
             continue;
-        int error = dir_make(preload_places[i], 0755, err);
+        bool executable;
+        int error = make_preload_place(preload_places[i], &executable, err);
+        if (!error && !executable)
+            return err_lack(err,
+                            "the image's processes map the preload library from '%s', which is "
+                            "mounted noexec; remount it: mount -o remount,exec",
+                            preload_places[i]);
         return error ? error : place_preload(preload_places[i], name, bytes, size, err);
     }
     return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);

@@ -72,7 +72,7 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
                       size_t path_size, struct err *err);
 
 /* The same for an image's library, which its processes have mapped from `path`:
- * -EINVAL where that is no place of ours. */
+ * -EINVAL where that is no place of ours, ERR_LACK where it is mounted noexec. */
 int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err);
 
 #endif

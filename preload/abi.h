@@ -117,8 +117,9 @@ struct fz_control {
     /* Written by the restoring side with process_vm_writev before a restored
      * process runs its first instruction.  0: never restored. */
     uint64_t generation;
-    /* Where the listener of a re-armed filter is sent.  Launcher at build, then
-     * the restoring side.  Unix SEQPACKET, NUL-terminated. */
+    /* Where the listener of a re-armed filter is sent: /run/freezepoint/JOB/...
+     * Launcher at build, then the restoring side; in a program that a restored
+     * process executes, the shim, by its cgroup.  Unix SEQPACKET, NUL-terminated. */
     char socket_path[FZ_PATH_MAX];
     uint32_t disarmed; /* shim: 1 once it stopped asking */
     uint32_t rule_count;

@@ -64,6 +64,10 @@ void fz_disarm(void);
  * `anew`: even if it seemed so already. */
 bool fz_ensure_armed(bool anew);
 
+/* A program that a restored process executes has the library as it was built, with
+ * the socket of the job that was launched: sets that of the job whose group it is in. */
+void fz_find_job(void);
+
 /* slots.c: where a stub goes on to.  Called from stubs.S. */
 uint64_t fz_enter(struct fz_frame *frame);
 void fz_resolve_all(void);

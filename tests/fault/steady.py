@@ -162,7 +162,7 @@ def wake(pid):
 def find_criu():
     """The CRIU that was found when freezepoint was built."""
     text = (ROOT / "build" / "setup.mk").read_text()
-    return re.search(r"^CRIU := (\S+)$", text, re.M).group(1)
+    return ROOT / re.search(r"^CRIU := (\S+)$", text, re.M).group(1)
 
 
 def wrap_criu(tool, body):

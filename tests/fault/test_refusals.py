@@ -234,3 +234,33 @@ def test_program_dies_while_frozen_by_somebody_else(steady):
     os.kill(steady.running.pid, signal.SIGCONT)
     assert steady.running.wait() == 128 + signal.SIGTERM
     wait_for(lambda: not steady.tool.group().exists(), "the group to go")
+
+
+LATE = """
+#include <asm/unistd.h>
+
+__attribute__((destructor)) static void be_late(void)
+{
+    long half_a_second[2] = {0, 500000000}, result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(__NR_nanosleep), "D"(half_a_second), "S"(0)
+                     : "rcx", "r11", "memory");
+}
+"""
+
+
+def test_hit_while_the_restoring_criu_still_ends(freezepoint, directory):
+    """The program that it has restored is in the same group, and hits its point at once."""
+    (directory / "late.c").write_text(LATE)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-nostdlib", "-o", "late.so", "late.c"],
+                   cwd=directory, check=True, timeout=60)
+    program = "import os; os.times(); os.times(); print('went on')"
+    done = freezepoint.run("--at", "times", "--every", 1, "--then", "stop", "--", PYTHON, "-c",
+                           program)
+    assert done.returncode == 0
+    freezepoint.env["FREEZEPOINT_CRIU"] = str(
+        wrap_criu(freezepoint, f'LD_PRELOAD={directory}/late.so exec "$CRIU" "$@"'))
+    done = freezepoint.restore("--then", "stop", freezepoint.name)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert freezepoint.generations() == [1, 2]
+    done = freezepoint.restore(freezepoint.name)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

@@ -61,6 +61,20 @@ SHELLS_SAY = sorted([f"{shell} {turn}" for shell in "ab" for turn in range(1, 7)
                     + ["both ended: 5 5"])
 
 
+# The child has hit nothing before it executes another program, which does.
+EXECUTING = """
+import os, sys
+wait, end = os.pipe()
+if os.fork() == 0:
+    os.close(end)
+    os.read(wait, 1)
+    os.execv(sys.executable, [sys.executable, "-c", "import os; os.times(); print('executed')"])
+os.getpgid(0)
+os.close(end)
+os.wait()
+"""
+
+
 def numbers(output):
     """What a counter said; one secret all over."""
     lines = [line.split() for line in output.splitlines()]
@@ -252,6 +266,19 @@ def test_three_copies_beside_the_original(freezepoint, counter):
         assert freezepoint.call(freezepoint.command(
             "verify", "--images", freezepoint.store,
             f"{freezepoint.name}@{generation}")).returncode == 0
+
+
+def test_a_program_that_a_copy_executes(freezepoint, directory):
+    """It belongs to the copy's job, not to the one that its library was made for."""
+    (directory / "executing.py").write_text(EXECUTING)
+    run_to_stop(freezepoint, "--at", "getpgid", "--at", "times", "--", PYTHON, "executing.py")
+    for name, generation in ((freezepoint.name, 2), (f"{freezepoint.name}.8", 3)):
+        done = freezepoint.restore("--then", "stop", "--name", name, f"{freezepoint.name}@1")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert freezepoint.inspect()["generation"] == generation
+        assert freezepoint.inspect()["point"] == "times#1"
+        done = freezepoint.restore(freezepoint.name)
+        assert (done.returncode, done.stdout) == (0, "executed\n"), done.stderr
 
 
 def whole_lines(text):
