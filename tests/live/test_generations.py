@@ -52,10 +52,10 @@ print("token", token)
 
 # Each subshell forks for every sleep, which its own counter counts.
 SHELLS = """
-for shell in a b; do
-    (for turn in 1 2 3 4 5 6; do echo $shell $turn; sleep 0.01; done; exit 5) &
-done
-wait %1; first=$?; wait %2; echo both ended: $first $?
+speak() { for turn in 1 2 3 4 5 6; do echo $1 $turn; sleep 0.01; done; exit 5; }
+speak a & first=$!
+speak b & second=$!
+wait $first; status=$?; wait $second; echo both ended: $status $?
 """
 SHELLS_SAY = sorted([f"{shell} {turn}" for shell in "ab" for turn in range(1, 7)]
                     + ["both ended: 5 5"])
