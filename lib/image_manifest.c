@@ -255,7 +255,7 @@ int manifest_encode(const Freezepoint__Manifest *manifest, uint8_t **bytes, size
     freezepoint__manifest__pack(manifest, buffer + sizeof(struct header));
     struct header header = {.format = htole32(IMAGE_FORMAT), .length = htole64(length)};
     memcpy(header.magic, magic, sizeof(magic));
-    uint64_t sum;
+    uint64_t sum = 0;
     error = sum_of(&header, buffer + sizeof(header), length, &sum, err);
     if (error)
         return error;
@@ -300,7 +300,7 @@ static int check_header(const uint8_t *bytes, size_t size, struct err *err)
     if (le64toh(header.length) != size - sizeof(header))
         return bad(err, "has %zu bytes instead of the %llu that it tells", size,
                    (unsigned long long)le64toh(header.length) + sizeof(header));
-    uint64_t sum;
+    uint64_t sum = 0;
     int error = sum_of(&header, bytes + sizeof(header), size - sizeof(header), &sum, err);
     if (error)
         return error;

@@ -284,7 +284,7 @@ int store_forget_generation(int name_fd, uint64_t generation, struct err *err)
     if (count < 0)
         return (int)count;
     uint64_t newest = 0;
-    for (long i = 0; i < count; i++)
+    for (long i = 0; list && i < count; i++)
         if (list[i] != generation)
             newest = list[i];
     if (newest > generation)

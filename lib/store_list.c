@@ -69,7 +69,7 @@ static int visit_name(const struct store *store, const char *name, store_visit *
         return visit(&entry, context);
     }
     int stop = 0;
-    for (long i = 0; i < count && !stop; i++) {
+    for (long i = 0; generations && i < count && !stop; i++) {
         entry.generation = generations[i];
         entry.newest = i == count - 1;
         stop = visit_generation(store, &entry, visit, context);

@@ -1,5 +1,5 @@
-"""The programs that scripts/bench measures: how each is started, at which call its
-image is taken, and how a client asks it for something."""
+"""The programs that scripts/bench measures, and what all such programs have in common:
+how each is started, at which call its image is taken, and how a client asks it for something."""
 
 import pathlib
 import re
@@ -34,8 +34,6 @@ public class Server {
     }
 }
 """
-
-REDIS_KEYS = 20000
 
 
 class Program:
@@ -105,19 +103,20 @@ class Redis(Program):
     needs = ("redis-server",)
     point = "epoll_wait"
     request = b"GET key1\r\n"
+    keys, value_size = 20000, 100
 
     def command(self):
         return ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
                 "--dir", str(self.directory), "--save", ""]
 
     def is_answered(self, connection):
-        return connection.recv(4096).startswith(b"$100\r\n")
+        return connection.recv(4096).startswith(b"$%d\r\n" % self.value_size)
 
     def prepare(self):
         """Makes the data that it loads at its start."""
-        loader = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL)
-        fill = (f"EVAL \"for i = 1, {REDIS_KEYS} do "
-                f"redis.call('set', 'key' .. i, string.rep('x', 100)) end\" 0\r\n").encode()
+        loader = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, cwd=self.directory)
+        fill = (f"EVAL \"for i = 1, {self.keys} do redis.call('set', 'key' .. i, "
+                f"string.rep('x', {self.value_size})) end\" 0\r\n").encode()
         try:
             wait_for(lambda: self.tell(b"PING\r\n"), "redis to listen")
             assert self.tell(fill) and self.tell(b"SAVE\r\n"), "redis was not filled"

@@ -117,6 +117,7 @@ def freezepoint(request, directory):
     try:
         if not failed(request.node):
             tool.assert_clean()
+            tool.remove_traces()
             clean = True
     finally:
         if not clean:

@@ -5,11 +5,13 @@ A test gets a Freezepoint (fixture `freezepoint`, tests/conftest.py) with a stor
 and a job name of its own.  Everything waits with a limit.
 """
 
+import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -223,6 +225,17 @@ class Freezepoint:
             (group / "cgroup.kill").write_text("1")
         if self._own(self.cgroups) or self._own(RUNTIME):
             time.sleep(1.0)
+
+    def remove_traces(self):
+        """What freezepoint keeps until reboot of a job that has ended: its logs, and the
+        preload library, which names the job's socket."""
+        for directory in self._own(RUNTIME / ".log"):
+            shutil.rmtree(directory, ignore_errors=True)
+        socket_path = re.compile(rf"{RUNTIME}/{re.escape(self.name)}(\.\d+)?/".encode())
+        for library in (RUNTIME / ".preload").glob("*.so"):
+            with contextlib.suppress(FileNotFoundError):
+                if socket_path.search(library.read_bytes()):
+                    library.unlink()
 
     def _own(self, parent):
         if not parent.is_dir():

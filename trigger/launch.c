@@ -133,7 +133,7 @@ static int receive_report(int socket, struct report *message, int *passed, bool 
 static int await_exec(const struct launch *launch, int socket, int *listener, bool *exec_failed,
                       struct err *err)
 {
-    struct report message;
+    struct report message = {0};
     bool ended = false;
     int error = receive_report(socket, &message, listener, &ended, err);
     if (error)

@@ -270,7 +270,7 @@ int program_examine(const char *path, char *const argv[], struct program *out, s
     int error = follow_scripts(program.executable, sizeof(program.executable), err);
     if (!error)
         error = check_credentials(program.executable, err);
-    char head[PATH_MAX], loader[PATH_MAX] = "";
+    char head[PATH_MAX] = "", loader[PATH_MAX] = "";
     ssize_t n = error ? error : read_head(program.executable, head, sizeof(head), err);
     if (n < 0)
         return (int)n;
