@@ -14,7 +14,8 @@ from harness import APPS, PYTHON, RUNTIME, wait_for
 
 GENERATIONS = 5
 
-# Draws a secret once, and says it beside each number: all come from one start.
+# Draws a secret once, and says it beside each number: all come from one start.  A line
+# is one write, so that nothing can come between its parts.
 COUNTER = """
 import os, sys, time
 secret = os.urandom(8).hex()
@@ -23,7 +24,7 @@ for number in range(1, int(sys.argv[1]) + 1):
     os.times()
     held.append(number)
     assert held == list(range(1, number + 1))
-    print(secret, number, flush=True)
+    os.write(1, f"{secret} {number}\\n".encode())
     time.sleep(float(sys.argv[2]))
 sys.exit(9)
 """
