@@ -180,6 +180,16 @@ static int stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
     return error;
 }
 
+/* A restored tree that ends as soon as it is let go takes its pid namespace along, and
+ * the worker in it, often before that can answer.  The images stand all the same. */
+static int let_go(struct checkpoint *checkpoint, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    int error = dump_settle(&checkpoint->dump, true, err);
+    bool ended = job->init && cgroup_populated(job->job->group.fd) == 0;
+    return ended ? 0 : error;
+}
+
 /* From the worker's go-ahead to images that are written, beside which it is
  * described what they are of. */
 static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, struct hit *hit,
@@ -252,7 +262,7 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
     if (!error && job->then_stop)
         error = stop(checkpoint, hit, err);
     else if (!error)
-        error = resume(checkpoint, err);
+        error = let_go(checkpoint, err);
     if (!error && !job->then_stop)
         hit->thawed_ns = proc_monotonic_ns();
     fault_point("dump:dumped");

@@ -14,7 +14,8 @@ from harness import APPS, PYTHON, RUNTIME, wait_for
 
 GENERATIONS = 5
 
-# Draws a secret once, and says it beside each number: all come from one start.
+# Draws a secret once, and says it beside each number: all come from one start.  A line
+# is one write, so that nothing can come between its parts.
 COUNTER = """
 import os, sys, time
 secret = os.urandom(8).hex()
@@ -23,7 +24,7 @@ for number in range(1, int(sys.argv[1]) + 1):
     os.times()
     held.append(number)
     assert held == list(range(1, number + 1))
-    print(secret, number, flush=True)
+    os.write(1, f"{secret} {number}\\n".encode())
     time.sleep(float(sys.argv[2]))
 sys.exit(9)
 """
@@ -52,10 +53,10 @@ print("token", token)
 
 # Each subshell forks for every sleep, which its own counter counts.
 SHELLS = """
-speak() { for turn in 1 2 3 4 5 6; do echo $1 $turn; sleep 0.01; done; exit 5; }
-speak a & first=$!
-speak b & second=$!
-wait $first; status=$?; wait $second; echo both ended: $status $?
+repeat() { for turn in 1 2 3 4 5 6; do echo $1 $turn; sleep 0.01; done; exit 5; }
+repeat a & a=$!
+repeat b & b=$!
+wait $a; first=$?; wait $b; echo both ended: $first $?
 """
 SHELLS_SAY = sorted([f"{shell} {turn}" for shell in "ab" for turn in range(1, 7)]
                     + ["both ended: 5 5"])
@@ -197,6 +198,17 @@ def test_a_hundred_processes_arm_themselves_again(freezepoint):
     assert (done.returncode, done.stdout) == (0, said)
     assert done.stderr.count("has armed itself") == 100
     assert points(freezepoint) == {"rand_r#1": 1, "rand_r#3": 2}
+
+
+def test_a_copy_that_ends_at_once_after_its_point(freezepoint):
+    """It takes the CRIU that dumped it along, out of its pid namespace."""
+    program = ["--", PYTHON, "-c", "import os; os.times(); os._exit(4)"]
+    done = freezepoint.run("--at", "times", "--at", "times", "--max", 1, *program)
+    assert done.returncode == 4
+    for turn in range(2, 22):
+        done = freezepoint.restore(f"{freezepoint.name}@1")
+        assert done.returncode == 4 and f"checkpoint {freezepoint.name}@{turn} " in done.stderr
+    assert freezepoint.restore(freezepoint.name).returncode == 4
 
 
 # -- older ones --
