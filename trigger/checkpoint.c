@@ -234,14 +234,6 @@ static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct 
     return error ? error : CHECKPOINT_PUT_OFF;
 }
 
-/* The program runs again before CRIU can say so, and may have ended.  CRIU is killed
- * then if it is in the pid namespace of a restored tree, but all was written. */
-static int resume(struct checkpoint *checkpoint, struct err *err)
-{
-    int error = dump_settle(&checkpoint->dump, true, err);
-    return error && cgroup_populated(checkpoint->job->job->group.fd) == 0 ? 0 : error;
-}
-
 static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
                            void *context, struct err *err)
 {

@@ -379,14 +379,3 @@ def test_detached_that_fails(freezepoint, stopped_counter):
     done = freezepoint.restore("--detach", freezepoint.name)
     assert done.returncode == 125 and "inventory.img" in done.stderr
     assert done.stderr.count("\n") == 1 and not freezepoint.pids()
-
-
-def test_a_restored_program_that_ends_right_after_its_point(freezepoint):
-    """CRIU is in its pid namespace and is killed with it, before it can answer."""
-    words = ["--at", "rand_r#10", "--at", "rand_r#20", "--", APPS / "threads", 1, 20]
-    assert freezepoint.run(*words).returncode == 0
-    assert freezepoint.generations() == [1, 2]
-    for copy in range(3, 23):
-        done = freezepoint.restore(f"{freezepoint.name}@1")
-        assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
-        assert freezepoint.generations() == [1, 2, *range(3, copy + 1)]
