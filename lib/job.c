@@ -226,7 +226,7 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
                       size_t path_size, struct err *err)
 {
     for (size_t i = 0; i < PRELOAD_PLACES; i++) {
-        bool executable;
+        bool executable = false;
         int error = make_preload_place(preload_places[i], &executable, err);
         if (error)
             return error;
@@ -251,7 +251,7 @@ int job_put_back_preload(const char *path, const void *bytes, size_t size, struc
         if (strncmp(path, preload_places[i], length) != 0 || path[length] != '/' || !*name ||
             *name == '.' || strchr(name, '/'))
             continue;
-        bool executable;
+        bool executable = false;
         int error = make_preload_place(preload_places[i], &executable, err);
         if (!error && !executable)
             return err_lack(err,
