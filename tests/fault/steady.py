@@ -150,7 +150,8 @@ def tasks_of(pid):
 
 
 def kill(pid):
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # CRIU may just have ended by itself
+        os.kill(pid, signal.SIGKILL)
     wait_for(lambda: state_of(pid) in ("", "Z"), f"process {pid} to die")
 
 
