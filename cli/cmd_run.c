@@ -204,6 +204,7 @@ static int supervise_started(struct session *session, const struct run_options *
         .child_pidfd = launched->pidfd,
         .root = launched->pid,
         .init_socket = -1,
+        .restorer = -1,
         .listener = launched->listener,
         .say = say_line,
     };

@@ -2,7 +2,6 @@
 #include "cli/session.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +10,6 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "restore/restore.h"
-
-#define CRIU_END_MS 5000
 
 /* A supervision made of a manifest; everything here outlives it. */
 struct from_image {
@@ -114,6 +111,7 @@ static int supervise_restored(struct session *session, const struct image *image
         .root = restored->root,
         .init = restored->init.pid,
         .init_socket = restored->init.socket,
+        .restorer = restored->init.worker.pidfd,
         .listener = -1,
         .say = say_line,
     };
@@ -182,8 +180,6 @@ int session_run_restored(struct session *session, const struct image *image,
         (double)(restored.verify_ns + restored.criu_ns) / 1e6);
     if (started)
         started(context);
-    /* CRIU is of the group until it has ended: a hit would find two trees in it. */
-    fd_wait(restored.init.worker.pidfd, POLLIN, CRIU_END_MS);
     struct from_image from = {0};
     error = supervise_restored(session, image, options, &restored, &from, status, err);
     release_from_image(&from);

@@ -124,9 +124,18 @@ int criu_worker_exec(const char *criu, int socket)
     char number[16];
     snprintf(number, sizeof(number), "%d", socket);
     char *const argv[] = {"criu", "swrk", number, NULL};
-    /* An empty environment: a CRIU_CONFIG_FILE of the user's must not reach it. */
+    /*
+     * No other environment: a CRIU_CONFIG_FILE of the user's must not reach it.
+     * CRIU_FAULT=130 has it trace system calls where it would set hardware
+     * breakpoints, as it does by itself on machines without these
+     * (compel/src/lib/infect.c, compel_stop_pie()).  Such a breakpoint is a perf event,
+     * and the first one of a task on a machine makes the kernel wait until every
+     * processor has noticed (kernel/events/core.c, account_event()): 5 to 20 ms with the
+     * program stopped.
+     */
     char *const environment[] = {
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CRIU_FAULT=130",
+        NULL};
     execve(criu, argv, environment);
     return -errno;
 }

@@ -68,17 +68,6 @@ int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err
 int criu_acknowledge(int socket, bool success, struct err *err);
 
 /*
- * CRIU sets hardware breakpoints in the processes that it dumps and restores
- * (compel/arch/x86/src/lib/infect.c, ptrace_set_breakpoint()).  The first perf event
- * of a task on the machine, which one is, switches task events on and waits until
- * every processor has noticed (kernel/events/core.c, account_event()): 5 to 20 ms,
- * with the program stopped.  As long as the descriptor that this returns is open
- * they stay on.  It waits as long itself.  -errno where that cannot be done, which
- * costs no more than the time.
- */
-int criu_ready_breakpoints(void);
-
-/*
  * Puts what CRIU said about a failure into *err: "WHAT: MESSAGE; log PATH;
  * REMEDY".  `response` may be NULL (the worker died).  A log that does not exist is
  * not named.

@@ -140,8 +140,8 @@ static void wanted_signals(sigset_t *set)
     sigaddset(set, SIGCHLD);
 }
 
-/* Returns false once there is no child left.  *breakpoints is closed with CRIU's end. */
-static bool reap(pid_t root, pid_t worker, int *breakpoints, int socket)
+/* Returns false once there is no child left. */
+static bool reap(pid_t root, int socket)
 {
     for (;;) {
         int status;
@@ -150,8 +150,6 @@ static bool reap(pid_t root, pid_t worker, int *breakpoints, int socket)
             return errno != ECHILD;
         if (pid == 0)
             return true;
-        if (pid == worker)
-            fd_close(breakpoints);
         if (pid == root)
             send(socket, &status, sizeof(status), MSG_NOSIGNAL | MSG_DONTWAIT);
     }
@@ -168,8 +166,7 @@ static void run_init(const struct init_request *request, int socket)
     if (start_and_report(request, socket, &worker) < 0)
         return;
     keep_only(socket, request->work_fd);
-    int breakpoints = criu_ready_breakpoints();
-    while (reap(request->root, worker, &breakpoints, socket)) {
+    while (reap(request->root, socket)) {
         siginfo_t info;
         int number = sigwaitinfo(&set, &info);
         if (number > 0 && number != SIGCHLD)

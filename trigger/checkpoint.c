@@ -41,7 +41,7 @@ static int save_preload(const struct checkpoint *checkpoint, struct err *err)
 static int start_worker(struct checkpoint *checkpoint, struct err *err)
 {
     const struct supervision *job = checkpoint->job;
-    pid_t root = describe_root(job->job->group.fd, err);
+    pid_t root = describe_root(job, err);
     if (root < 0)
         return root;
     struct proc_info info;
@@ -265,7 +265,7 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
  * itself into the background), and may have been killed itself. */
 static int ready_worker(struct checkpoint *checkpoint, struct err *err)
 {
-    pid_t root = describe_root(checkpoint->job->job->group.fd, err);
+    pid_t root = describe_root(checkpoint->job, err);
     if (root < 0)
         return root;
     if (root != checkpoint->root || !dump_is_alive(&checkpoint->dump)) {

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@
 #include "preload/abi.h"
 #include "trigger/carry.h"
 #include "trigger/manifest_fill.h"
+
+#define RESTORER_END_MS 5000
 
 static void read_line(const char *path, char *line, size_t size)
 {
@@ -282,10 +285,13 @@ void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit)
     timings->thawed_ns = hit->thawed_ns;
 }
 
-pid_t describe_root(int group_fd, struct err *err)
+pid_t describe_root(const struct supervision *job, struct err *err)
 {
+    /* It is of the group until it has ended, and would be a second tree in it. */
+    if (job->restorer >= 0 && fd_wait(job->restorer, POLLIN, RESTORER_END_MS) == 0)
+        return err_text(err, ETIMEDOUT, "the CRIU that restored the job does not end");
     _cleanup_free_ pid_t *pids = NULL;
-    ssize_t count = cgroup_processes(group_fd, &pids, err);
+    ssize_t count = cgroup_processes(job->job->group.fd, &pids, err);
     if (count < 0)
         return (pid_t)count;
     pid_t root = 0;
@@ -355,7 +361,7 @@ int describe_processes(const struct supervision *job, pid_t root, const struct i
                        Freezepoint__Manifest *manifest, struct err *err)
 {
     /* It was looked for before they stopped. */
-    pid_t found = describe_root(job->job->group.fd, err);
+    pid_t found = describe_root(job, err);
     if (found < 0)
         return found;
     if (found != root)

@@ -33,6 +33,6 @@ void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);
 
 /* The one process of the group whose parent is outside it, in our pid namespace;
  * -errno where there is none or more than one tree. */
-pid_t describe_root(int group_fd, struct err *err);
+pid_t describe_root(const struct supervision *job, struct err *err);
 
 #endif

@@ -81,7 +81,6 @@ int dump_prepare(const struct dump_request *request, struct dump *out, struct er
         dump_end(&dump);
         return error;
     }
-    dump.breakpoints_fd = criu_ready_breakpoints();
     *out = dump;
     return 0;
 }
@@ -227,6 +226,5 @@ void dump_end(struct dump *dump)
 void dump_kill(struct dump *dump)
 {
     criu_worker_end(&dump->worker);
-    fd_close(&dump->breakpoints_fd);
     dump->ready = false;
 }

@@ -39,13 +39,12 @@ struct dump_request {
 
 struct dump {
     struct criu_worker worker;
-    bool ready;         /* parked at pre-dump */
-    int breakpoints_fd; /* criu_ready_breakpoints() */
+    bool ready; /* parked at pre-dump */
     const char *job_name;
     char log_path[4096];
 };
 
-#define DUMP_NONE ((struct dump){.worker = CRIU_WORKER_NONE, .breakpoints_fd = -1})
+#define DUMP_NONE ((struct dump){.worker = CRIU_WORKER_NONE})
 
 int dump_prepare(const struct dump_request *request, struct dump *out, struct err *err);
 

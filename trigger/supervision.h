@@ -53,6 +53,7 @@ struct supervision {
     pid_t root;      /* the program, in our pid namespace */
     pid_t init;      /* the mini-init, or 0 */
     int init_socket; /* the mini-init's reports, or -1 */
+    int restorer;    /* pidfd of the CRIU that restored the tree, or -1 */
     int listener;    /* or -1: restored processes bring theirs */
 
     /* One line for the user.  May be called between any two steps. */
