@@ -117,7 +117,6 @@ def freezepoint(request, directory):
     try:
         if not failed(request.node):
             tool.assert_clean()
-            tool.remove_traces()
             clean = True
     finally:
         if not clean:

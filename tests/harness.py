@@ -259,8 +259,7 @@ class Freezepoint:
             time.sleep(0.05)
         left = self.leftovers()
         assert not left, "left behind: " + "; ".join(left)
-        for log in self._own(RUNTIME / ".log"):
-            shutil.rmtree(log)
+        self.remove_traces()
 
 
 def comm_of(pid):

@@ -75,6 +75,13 @@ static int end_of(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+static void succeed_as_root(int (*run)(struct place *place), struct place *place)
+{
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(end_of(start_child(run, place)), 0);
+}
+
 /* Waits for all before it judges any: none may outlive the test's directory. */
 static void expect_all_succeed(const pid_t *pids, int count)
 {
@@ -380,9 +387,7 @@ static int fill_a_small_disk(struct place *place)
 
 static void full_disk_keeps_older_images(void **state)
 {
-    if (geteuid() != 0)
-        skip();
-    assert_int_equal(end_of(start_child(fill_a_small_disk, *state)), 0);
+    succeed_as_root(fill_a_small_disk, *state);
 }
 
 /* Every number of free inodes: the failure comes at each step in turn. */
@@ -417,9 +422,7 @@ static int run_out_of_inodes(struct place *place)
 
 static void lack_of_inodes_keeps_older_images(void **state)
 {
-    if (geteuid() != 0)
-        skip();
-    assert_int_equal(end_of(start_child(run_out_of_inodes, *state)), 0);
+    succeed_as_root(run_out_of_inodes, *state);
 }
 
 static int write_to_read_only(struct place *place)
@@ -447,9 +450,7 @@ static int write_to_read_only(struct place *place)
 
 static void read_only_store_is_told(void **state)
 {
-    if (geteuid() != 0)
-        skip();
-    assert_int_equal(end_of(start_child(write_to_read_only, *state)), 0);
+    succeed_as_root(write_to_read_only, *state);
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)

@@ -65,14 +65,18 @@ static void close_pipes(struct pipes *pipes)
     fd_close(&pipes->err_read);
 }
 
-static void start(struct pipes *pipes, struct stdio_plan *plan, struct keeper *keeper)
+static void start_on(const int outer[3], struct stdio_plan *plan, struct keeper *keeper)
 {
     struct err err;
     struct job job = JOB_NONE;
-    *pipes = make_pipes();
-    int outer[3] = {pipes->in_read, pipes->out_write, pipes->err_write};
     assert_int_equal(stdio_plan_make(outer, plan, &err), 0);
     assert_int_equal(keeper_start(&job, plan, keeper, &err), 0);
+}
+
+static void start(struct pipes *pipes, struct stdio_plan *plan, struct keeper *keeper)
+{
+    *pipes = make_pipes();
+    start_on((int[]){pipes->in_read, pipes->out_write, pipes->err_write}, plan, keeper);
     let_go_of_outer(pipes);
 }
 
@@ -208,14 +212,11 @@ static void loses_nothing_of_much(void **state)
 static void keeps_the_order_of_shared_streams(void **state)
 {
     (void)state;
-    struct err err;
     struct stdio_plan plan;
     struct keeper keeper;
-    struct job job = JOB_NONE;
     struct pipes pipes = make_pipes();
     int outer[3] = {pipes.in_read, pipes.out_write, pipes.out_write};
-    assert_int_equal(stdio_plan_make(outer, &plan, &err), 0);
-    assert_int_equal(keeper_start(&job, &plan, &keeper, &err), 0);
+    start_on(outer, &plan, &keeper);
     let_go_of_outer(&pipes);
     for (int i = 0; i < 50; i++)
         assert_int_equal(write(plan.app_fd[1 + i % 2], i % 2 ? "2" : "1", 1), 1);
@@ -230,13 +231,11 @@ static void writes_to_a_file_that_appends(void **state)
     struct err err;
     struct stdio_plan plan;
     struct keeper keeper;
-    struct job job = JOB_NONE;
     char path[] = "/tmp/fz-keeper-XXXXXX", got[16] = "";
     _cleanup_close_ int file = mkstemp(path);
     assert_int_equal(write(file, "old ", 4), 4);
     _cleanup_close_ int append = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    assert_int_equal(stdio_plan_make((int[]){-1, append, append}, &plan, &err), 0);
-    assert_int_equal(keeper_start(&job, &plan, &keeper, &err), 0);
+    start_on((int[]){-1, append, append}, &plan, &keeper);
     assert_int_equal(write(plan.app_fd[1], "new", 3), 3);
     stdio_plan_release_app(&plan);
     assert_int_equal(keeper_finish(&keeper, &err), 0);
@@ -267,14 +266,11 @@ static void holds_up_no_other_stream(void **state)
 static void leaves_the_callers_flags_alone(void **state)
 {
     (void)state;
-    struct err err;
     struct stdio_plan plan;
     struct keeper keeper;
-    struct job job = JOB_NONE;
     struct pipes pipes = make_pipes();
     int outer[3] = {pipes.in_read, pipes.out_write, pipes.err_write};
-    assert_int_equal(stdio_plan_make(outer, &plan, &err), 0);
-    assert_int_equal(keeper_start(&job, &plan, &keeper, &err), 0);
+    start_on(outer, &plan, &keeper);
     for (int i = 0; i < 3; i++)
         assert_false(fcntl(outer[i], F_GETFL) & O_NONBLOCK);
     /* and copes with ones who have made them non-blocking */
@@ -585,13 +581,11 @@ static void follows_the_windows_size(void **state)
     struct err err;
     struct stdio_plan plan;
     struct keeper keeper;
-    struct job job = JOB_NONE;
     struct winsize size = {.ws_row = 50, .ws_col = 132}, got;
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
     assert_true(master >= 0 && !grantpt(master) && !unlockpt(master));
     int slave = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
-    assert_int_equal(stdio_plan_make((int[]){slave, slave, slave}, &plan, &err), 0);
-    assert_int_equal(keeper_start(&job, &plan, &keeper, &err), 0);
+    start_on((int[]){slave, slave, slave}, &plan, &keeper);
     ioctl(master, TIOCSWINSZ, &size);
     kill(keeper.pid, SIGWINCH);
     for (int i = 0; i < 500; i++) {
