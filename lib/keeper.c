@@ -243,5 +243,6 @@ int keeper_guard_set(struct keeper *keeper, const struct keeper_guard *guard, st
 
 int keeper_guard_clear(struct keeper *keeper, struct err *err)
 {
-    return call_simple(keeper, KEEPER_GUARD_CLEAR, err);
+    struct keeper_request request = {.op = KEEPER_GUARD_CLEAR};
+    return send_request(keeper, &request, -1, err);
 }

@@ -92,6 +92,8 @@ struct keeper_guard {
 };
 
 int keeper_guard_set(struct keeper *keeper, const struct keeper_guard *guard, struct err *err);
+
+/* Does not wait until it is done: what the keeper hears before our end, it does. */
 int keeper_guard_clear(struct keeper *keeper, struct err *err);
 
 #endif

@@ -42,13 +42,15 @@ static void ask(enum fz_op op, uint64_t a2, uint64_t a3, uint64_t a4, bool inher
             return;
         uint64_t armed = fz_load(&fz_control.rearmed_generation);
         long answer = fz_syscall(__NR_getpid, FZ_CALL_MAGIC, op, a2, a3, a4, 0);
+        /* Also where the process was restored since: it arms itself at its next due
+         * hit, rather than have the program wait for that now. */
+        if (answer == FZ_ANSWER_GO_ON)
+            return;
         bool lost = answer == -ENOSYS && inherited;
         bool restored = fz_load(&fz_control.generation) != armed;
         if (lost)
             fz_find_job();
         if ((restored || lost) && !fz_ensure_armed(lost))
-            return;
-        if (answer == FZ_ANSWER_GO_ON)
             return;
         if (answer != -EINTR && !(answer == -ENOSYS && (restored || lost))) {
             fz_disarm();

@@ -204,6 +204,14 @@ static int refuse_resume(const struct restore_request *request, int error)
     return error;
 }
 
+static bool is_notification(const CriuResp *response, const char *script)
+{
+    return response->type == CRIU_REQ_TYPE__NOTIFY && response->notify &&
+           response->notify->script && !strcmp(response->notify->script, script);
+}
+
+/* Until CRIU's post-resume: the tree runs, and CRIU has nothing left to do but to say
+ * so once more and to end (criu/cr-restore.c, restore_root_task()). */
 static int talk(const struct restore_request *request, struct init *init,
                 struct verification *verification, const char *log_path, struct restored *out,
                 struct err *err)
@@ -213,18 +221,16 @@ static int talk(const struct restore_request *request, struct init *init,
         int error = criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
         if (error)
             return explain_death(request, error, log_path, err);
-        if (response->type != CRIU_REQ_TYPE__NOTIFY) {
-            if (response->success)
-                return 0;
+        if (response->type != CRIU_REQ_TYPE__NOTIFY)
             return criu_explain("the restore failed", response, log_path, err);
-        }
-        if (response->notify && response->notify->script &&
-            !strcmp(response->notify->script, "pre-resume")) {
+        if (is_notification(response, "pre-resume")) {
             error = before_resume(request, verification, out, err);
             if (error)
                 return refuse_resume(request, error);
         }
         error = criu_acknowledge(init->worker.socket, true, err);
+        if (is_notification(response, "post-resume"))
+            return 0;
         if (error)
             return explain_death(request, error, log_path, err);
     }
