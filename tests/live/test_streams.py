@@ -361,7 +361,7 @@ def test_without_a_point(freezepoint):
 def test_streams_of_a_restored_program(freezepoint, directory):
     """Each restored copy has the streams of whoever restores it."""
     program = ("import os, sys\nos.times()\ndata = sys.stdin.read()\n"
-               "print('out', data)\nsys.stderr.write(f'err {data}\\n')")
+               "sys.stdout.write(f'out {data}\\n')\nsys.stderr.write(f'err {data}\\n')")
     first = freezepoint.run("--at", "times", "--", PYTHON, "-c", program, stdin=None, input="one")
     assert first.returncode == 0 and first.stdout == "out one\n"
     second = freezepoint.restore(freezepoint.name, stdin=None, input="two" * 50000)
