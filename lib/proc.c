@@ -51,7 +51,8 @@ int proc_read(pid_t pid, struct proc_info *out, struct err *err)
     size_t capacity = 0;
     while (getline(&line, &capacity, status) > 0)
         parse_status_line(line, out);
-    return 0;
+    /* It may end between the opening and the reading. */
+    return out->state ? 0 : err_set(err, ESRCH, "read '%s'", path);
 }
 
 int proc_link(pid_t pid, const char *name, char *path, size_t size)

@@ -298,7 +298,8 @@ pid_t describe_root(const struct supervision *job, struct err *err)
     size_t roots = 0;
     for (ssize_t i = 0; i < count; i++) {
         struct proc_info info;
-        if (proc_read(pids[i], &info, err) || info.state == 'Z')
+        /* The dying are of no tree: they have no parent any more (PPid 0). */
+        if (proc_read(pids[i], &info, err) || info.state == 'Z' || info.state == 'X')
             continue;
         bool inside = false;
         for (ssize_t j = 0; j < count && !inside; j++)
