@@ -4,8 +4,8 @@ tell, and its caller cannot either, that it is not started directly."""
 import hashlib
 import json
 import os
-import re
 import pathlib
+import re
 import resource
 import signal
 import subprocess
