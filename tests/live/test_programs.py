@@ -48,6 +48,16 @@ for n in range(10):
 print("sum", connection.execute("select sum(n) from numbers").fetchone()[0])
 """
 
+END_WITH_THREADS = """
+import ctypes, os, threading
+threading.stack_size(65536)
+for _ in range(300):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+ctypes.CDLL(None).srand(1)
+os.write(1, b"the end\\n")
+os._exit(3)
+"""
+
 
 def checkpointed(running, timeout=40):
     running.wait_for_message(r"checkpoint \S+@\d+ at .*frozen", timeout)
@@ -171,6 +181,21 @@ def test_threads(freezepoint):
     restored = freezepoint.restore(freezepoint.name)
     assert restored.returncode == 0, restored.stderr
     assert "calls 160000, each seen once" in restored.stdout
+
+
+def test_many_threads_that_end_at_once(freezepoint, directory):
+    """The process ends while CRIU is still letting go of its threads."""
+    (directory / "end.py").write_text(END_WITH_THREADS)
+    program = freezepoint.run("--at", "srand", "--then", "stop", "--", PYTHON, "end.py")
+    assert program.returncode == 0, program.stderr
+    assert freezepoint.inspect()["threads"] == 301
+    for _ in range(3):
+        # If the restore were taken for failed, it would be started a second time.
+        restored = freezepoint.run("--at", "srand", "--", PYTHON, "end.py")
+        assert restored.returncode == 3, restored.stderr
+        assert restored.stdout == "the end\n", restored.stderr
+        assert "restored" in restored.stderr and "failed" not in restored.stderr
+    assert freezepoint.generations() == [1]
 
 
 def test_function_of_a_dlopened_library(freezepoint, directory):
