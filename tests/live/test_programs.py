@@ -58,6 +58,19 @@ os.write(1, b"the end\\n")
 os._exit(3)
 """
 
+SYSTEM_V_SHARED = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 4096, 0o600)
+text = (ctypes.c_char * 4096).from_address(libc.shmat(segment, None, 0))
+libc.shmctl(segment, 0, None)
+text.value = b"kept"
+libc.srand(1)
+print(text.value.decode())
+text.value = b"changed"
+"""
+
 
 def checkpointed(running, timeout=40):
     running.wait_for_message(r"checkpoint \S+@\d+ at .*frozen", timeout)
@@ -196,6 +209,29 @@ def test_many_threads_that_end_at_once(freezepoint, directory):
         assert restored.stdout == "the end\n", restored.stderr
         assert "restored" in restored.stderr and "failed" not in restored.stderr
     assert freezepoint.generations() == [1]
+
+
+def test_system_v_shared_memory(freezepoint, directory):
+    """It can be dumped where it is the program's own."""
+    (directory / "shared.py").write_text(SYSTEM_V_SHARED)
+    words = ("--at", "srand", "--", "unshare", "--ipc", PYTHON, "shared.py")
+    done = freezepoint.run(*words[:3], *words[5:])
+    assert done.returncode == 0 and done.stdout == "kept\n"
+    assert "start it with 'unshare --ipc'" in done.stderr
+    assert freezepoint.generations() == []
+    assert freezepoint.run(*words).returncode == 0
+    assert freezepoint.generations() == [1]
+    for _ in range(2):
+        restored = freezepoint.restore(freezepoint.name)
+        assert restored.returncode == 0 and restored.stdout == "kept\n", restored.stderr
+
+
+def test_a_program_that_has_left_its_first_process_is_told_so(freezepoint):
+    done = freezepoint.run("--at", "srand", "--", "sh", "-c", f"""
+        {PYTHON} -c 'import ctypes, time; time.sleep(0.3); ctypes.CDLL(None).srand(1)' &""")
+    assert done.returncode == 0
+    assert "run it in the foreground" in done.stderr
+    assert freezepoint.generations() == []
 
 
 def test_function_of_a_dlopened_library(freezepoint, directory):
