@@ -27,13 +27,34 @@ static const struct {
     {"No space left", "the image store is full: make room, or use --images DIR elsewhere"},
     {"can't open file", "a file that the program has open is gone"},
     {"Can't open file", "a file that the program has open is gone"},
-    {"Can't lookup mount", "the program has a file open on a mount that is not visible from here"},
+    {"Can't lookup mount",
+     "the program has a file on a mount that is not visible from here, as in a "
+     "mount namespace of its own, or a POSIX message queue"},
     {"Can't dump unlinked", "the program has a large deleted file open"},
     {"Can't dump ghost file", "the program has a large deleted file open"},
     {"Address already in use", "the program's port is taken by another program: end that first"},
     {"Can't bind inet socket", "the program's port is taken by another program: end that first"},
+    {"Can't link",
+     "a deleted file that the program has open has another name: such an image can be "
+     "restored only once"},
     {"io_uring", "the program uses io_uring, which CRIU cannot dump"},
+    /* The kernel does not let such descriptors through a socket. */
+    {"send_fds failed (-22)", "the program uses io_uring, which CRIU cannot dump"},
     {"Can't dump a task with a tracer", "a debugger is attached to the program"},
+    {"Unseizable non-zombie", "a debugger is attached to the program"},
+    {"is not a session leader", "the program's first process has ended and left it in the "
+                                "background: run it in the foreground"},
+    {"doesn't live in IPC ns", "the program uses System V shared memory: start it with 'unshare "
+                               "--ipc'"},
+    {"Can't dump nested pid namespace", "the program has a pid namespace of its own"},
+    {"Can't dump nested time namespace", "the program has a time namespace of its own"},
+    {"Net namespace is required", "the program has a network device open"},
+    {"Unknown socket collected", "the program has a socket of a kind that CRIU cannot dump"},
+    {" of that type [", "the program has a file open of a kind that CRIU cannot dump: a device, or "
+                        "an object of the kernel such as of perf, bpf or userfaultfd"},
+    {"/secretmem", "the program has secret memory, which CRIU cannot dump"},
+    {"Unable to reserve memory", "the program has nearly its whole address space mapped, as with "
+                                 "ThreadSanitizer, and CRIU needs as much again"},
 };
 
 static const char *find_remedy(const char *text)
@@ -55,6 +76,9 @@ static void consider_line(char *line, struct findings *found)
     /* The one is in every log on machines without CAP_SYS_RESOURCE, also on
      * success; the other only says that a child said what was wrong. */
     if (!error || strstr(line, "Can't setup RLIMIT_NOFILE") || strstr(line, "): exited, status="))
+        return;
+    /* After another error, CRIU itself has killed what it had made. */
+    if (found->first[0] && strstr(line, " killed by signal 9"))
         return;
     error[strcspn(error, "\n")] = '\0';
     char *text = strstr(error, "): ");

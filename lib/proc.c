@@ -165,6 +165,13 @@ static long descriptor_flags(pid_t pid, const char *number)
     return flags ? strtol(flags + 6, NULL, 8) : -1;
 }
 
+/* Made by the kernel as they are read: neither their times nor, with a process's
+ * number in it, their names say whether they are the same. */
+static bool is_of_kernel(const char *path)
+{
+    return !strncmp(path, "/proc/", 6) || !strncmp(path, "/sys/", 5);
+}
+
 int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
 {
     char path[64], target[PATH_MAX];
@@ -180,7 +187,8 @@ int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), v
             fstatat(dirfd(dir), entry->d_name, &about, 0) < 0 || !S_ISREG(about.st_mode))
             continue;
         target[n] = '\0';
-        visit(target, context);
+        if (!is_of_kernel(target))
+            visit(target, context);
     }
     return 0;
 }

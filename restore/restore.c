@@ -2,12 +2,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lib/dir.h"
@@ -18,8 +22,9 @@
 #include "restore/adopt.h"
 #include "restore/carried.h"
 
-#define STALL_MS (60 * 1000)
-#define LOG_NAME "restore.log"
+#define STALL_MS       (60 * 1000)
+#define END_TIMEOUT_MS (5 * 1000)
+#define LOG_NAME       "restore.log"
 
 /* Reads the memory pages' sums beside CRIU. */
 struct verification {
@@ -210,23 +215,40 @@ static bool is_notification(const CriuResp *response, const char *script)
            response->notify->script && !strcmp(response->notify->script, script);
 }
 
+/* A process with many threads may end while CRIU lets go of them one by one; CRIU takes
+ * the threads that are gone for a failure and kills the tree (criu/cr-restore.c,
+ * finalize_restore_detach()).  The program ran all the same, and what ran must not be
+ * run again, if its first process has a status of its own. */
+static bool has_ended_by_itself(const struct init *init)
+{
+    int status;
+    return fd_wait(init->socket, POLLIN, END_TIMEOUT_MS) > 0 &&
+           recv(init->socket, &status, sizeof(status), MSG_PEEK | MSG_DONTWAIT) ==
+               (ssize_t)sizeof(status) &&
+           !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 /* Until CRIU's post-resume: the tree runs, and CRIU has nothing left to do but to say
  * so once more and to end (criu/cr-restore.c, restore_root_task()). */
 static int talk(const struct restore_request *request, struct init *init,
                 struct verification *verification, const char *log_path, struct restored *out,
                 struct err *err)
 {
-    for (;;) {
+    for (bool resumed = false;;) {
         _cleanup_(free_response) CriuResp *response = NULL;
         int error = criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
         if (error)
             return explain_death(request, error, log_path, err);
-        if (response->type != CRIU_REQ_TYPE__NOTIFY)
+        if (response->type != CRIU_REQ_TYPE__NOTIFY) {
+            if (resumed && has_ended_by_itself(init))
+                return 0;
             return criu_explain("the restore failed", response, log_path, err);
+        }
         if (is_notification(response, "pre-resume")) {
             error = before_resume(request, verification, out, err);
             if (error)
                 return refuse_resume(request, error);
+            resumed = true;
         }
         error = criu_acknowledge(init->worker.socket, true, err);
         if (is_notification(response, "post-resume"))

@@ -48,6 +48,29 @@ for n in range(10):
 print("sum", connection.execute("select sum(n) from numbers").fetchone()[0])
 """
 
+END_WITH_THREADS = """
+import ctypes, os, threading
+threading.stack_size(65536)
+for _ in range(300):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+ctypes.CDLL(None).srand(1)
+os.write(1, b"the end\\n")
+os._exit(3)
+"""
+
+SYSTEM_V_SHARED = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 4096, 0o600)
+text = (ctypes.c_char * 4096).from_address(libc.shmat(segment, None, 0))
+libc.shmctl(segment, 0, None)
+text.value = b"kept"
+libc.srand(1)
+print(text.value.decode())
+text.value = b"changed"
+"""
+
 
 def checkpointed(running, timeout=40):
     running.wait_for_message(r"checkpoint \S+@\d+ at .*frozen", timeout)
@@ -171,6 +194,44 @@ def test_threads(freezepoint):
     restored = freezepoint.restore(freezepoint.name)
     assert restored.returncode == 0, restored.stderr
     assert "calls 160000, each seen once" in restored.stdout
+
+
+def test_many_threads_that_end_at_once(freezepoint, directory):
+    """The process ends while CRIU is still letting go of its threads."""
+    (directory / "end.py").write_text(END_WITH_THREADS)
+    program = freezepoint.run("--at", "srand", "--then", "stop", "--", PYTHON, "end.py")
+    assert program.returncode == 0, program.stderr
+    assert freezepoint.inspect()["threads"] == 301
+    for _ in range(3):
+        # If the restore were taken for failed, it would be started a second time.
+        restored = freezepoint.run("--at", "srand", "--", PYTHON, "end.py")
+        assert restored.returncode == 3, restored.stderr
+        assert restored.stdout == "the end\n", restored.stderr
+        assert "restored" in restored.stderr and "failed" not in restored.stderr
+    assert freezepoint.generations() == [1]
+
+
+def test_system_v_shared_memory(freezepoint, directory):
+    """It can be dumped where it is the program's own."""
+    (directory / "shared.py").write_text(SYSTEM_V_SHARED)
+    words = ("--at", "srand", "--", "unshare", "--ipc", PYTHON, "shared.py")
+    done = freezepoint.run(*words[:3], *words[5:])
+    assert done.returncode == 0 and done.stdout == "kept\n"
+    assert "start it with 'unshare --ipc'" in done.stderr
+    assert freezepoint.generations() == []
+    assert freezepoint.run(*words).returncode == 0
+    assert freezepoint.generations() == [1]
+    for _ in range(2):
+        restored = freezepoint.restore(freezepoint.name)
+        assert restored.returncode == 0 and restored.stdout == "kept\n", restored.stderr
+
+
+def test_a_program_that_has_left_its_first_process_is_told_so(freezepoint):
+    done = freezepoint.run("--at", "srand", "--", "sh", "-c", f"""
+        {PYTHON} -c 'import ctypes, time; time.sleep(0.3); ctypes.CDLL(None).srand(1)' &""")
+    assert done.returncode == 0
+    assert "run it in the foreground" in done.stderr
+    assert freezepoint.generations() == []
 
 
 def test_function_of_a_dlopened_library(freezepoint, directory):

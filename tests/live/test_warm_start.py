@@ -128,6 +128,15 @@ def test_stale(freezepoint, directory, service, change, why):
     assert freezepoint.generations() == [1, 2]
 
 
+def test_open_files_of_the_kernel_do_not_make_stale(freezepoint):
+    words = ("--at", "times", "--", PYTHON, "-c",
+             "import os; files = open('/proc/self/stat'), open('/proc/meminfo'); os.times()")
+    for said in ("checkpoint ", "restored "):
+        done = freezepoint.run(*words)
+        assert done.returncode == 0 and done.stderr.startswith(f"freezepoint: {said}"), done.stderr
+    assert freezepoint.generations() == [1]
+
+
 @pytest.mark.parametrize("how", ["touched", "replaced", "gone"])
 def test_stale_program_file(freezepoint, directory, how):
     program = directory / "threads"
