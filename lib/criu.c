@@ -255,21 +255,40 @@ int criu_send(int socket, const CriuReq *request, struct err *err)
     return n < 0 ? err_set(err, (int)-n, "send a request to CRIU") : 0;
 }
 
-/* Something that changes as long as the process works: its processor ticks and
- * the bytes it read and wrote. */
-static uint64_t measure_progress(pid_t pid)
+/* Bounds the recursion: how deep a tree is, a program decides. */
+#define DEPTH_MAX 32
+
+static uint64_t sum_text(uint64_t sum, const char *text, ssize_t size)
+{
+    for (ssize_t at = 0; at < size; at++)
+        sum = sum * 31 + (unsigned char)text[at];
+    return sum;
+}
+
+static uint64_t measure_tree(pid_t pid, uint64_t sum, int depth);
+
+static uint64_t measure_children(pid_t pid, uint64_t sum, int depth)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+    _cleanup_fclose_ FILE *children = fopen(path, "re");
+    for (int child; children && fscanf(children, "%d", &child) == 1;)
+        sum = measure_tree(child, sum, depth + 1);
+    return sum;
+}
+
+/* Something that changes as long as a process or its descendants work: their
+ * processor ticks and the bytes that they read and wrote. */
+static uint64_t measure_tree(pid_t pid, uint64_t sum, int depth)
 {
     char path[64], text[1024];
-    uint64_t sum = 0;
     static const char *const files[] = {"stat", "io"};
     for (size_t i = 0; i < 2; i++) {
         snprintf(path, sizeof(path), "/proc/%d/%s", pid, files[i]);
         _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? 0 : fd_read_all(fd, text, sizeof(text));
-        for (ssize_t at = 0; at < n; at++)
-            sum = sum * 31 + (unsigned char)text[at];
+        sum = sum_text(sum, text, fd < 0 ? 0 : fd_read_all(fd, text, sizeof(text)));
     }
-    return sum;
+    return depth < DEPTH_MAX ? measure_children(pid, sum, depth) : sum;
 }
 
 static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
@@ -283,7 +302,7 @@ static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
             return err_set(err, -events, "wait for CRIU");
         if (events)
             return 0;
-        uint64_t now = measure_progress(pid);
+        uint64_t now = measure_tree(pid, 0, 0);
         idle_ms = now == progress ? idle_ms + SLICE_MS : 0;
         progress = now;
         if (idle_ms >= stall_ms)

@@ -60,8 +60,8 @@ void criu_worker_finish(struct criu_worker *worker, int timeout_ms);
 int criu_send(int socket, const CriuReq *request, struct err *err);
 
 /* Waits for one message.  A worker that makes no progress (processor time and
- * input/output of `pid` unchanged) for stall_ms is given up: -ETIMEDOUT.  The
- * worker's death is -EPIPE.  *out is freed with criu_resp__free_unpacked(). */
+ * input/output of `pid` and its descendants unchanged) for stall_ms is given up:
+ * -ETIMEDOUT.  The worker's death is -EPIPE.  *out is freed with criu_resp__free_unpacked(). */
 int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err *err);
 
 /* Answers a notification. */

@@ -90,7 +90,9 @@ ssize_t fd_receive(int socket, void *message, size_t size, int *passed)
     struct msghdr header = {.msg_iov = &part,
                             .msg_iovlen = 1,
                             .msg_control = control.bytes,
-                            .msg_controllen = sizeof(control.bytes)};
+                            /* Without the padding, in which the kernel finds room for a
+                             * second one (net/core/scm.c, scm_max_fds()). */
+                            .msg_controllen = CMSG_LEN(sizeof(int))};
     *passed = -1;
     ssize_t n;
     do

@@ -60,8 +60,8 @@
  *                    control block's generation has changed: re-arm, ask again)
  *                    or its supervisor has gone (disarm).
  * Whenever the generation has changed over the call, the process was restored
- * within it: re-arm at once, and do not ask about the same hit again if the
- * answer was FZ_ANSWER_GO_ON.
+ * within it.  If the answer was FZ_ANSWER_GO_ON, that hit is settled and the process
+ * re-arms at its next due one; else it re-arms at once and asks again.
  */
 #define FZ_CALL_MAGIC    0x66726565707a6e74ULL
 #define FZ_PID_MAX       (4L << 20) /* include/linux/threads.h, PID_MAX_LIMIT */

@@ -236,7 +236,9 @@ static int talk(const struct restore_request *request, struct init *init,
 {
     for (bool resumed = false;;) {
         _cleanup_(free_response) CriuResp *response = NULL;
-        int error = criu_receive(init->worker.socket, init->worker.pid, STALL_MS, &response, err);
+        /* The processes that it makes read the memory, children of the mini-init like
+         * itself, while it waits for them. */
+        int error = criu_receive(init->worker.socket, init->pid, STALL_MS, &response, err);
         if (error)
             return explain_death(request, error, log_path, err);
         if (response->type != CRIU_REQ_TYPE__NOTIFY) {

@@ -49,14 +49,22 @@ static int open_directory(struct carrying *carrying)
     return carrying->directory_fd < 0 ? -errno : 0;
 }
 
-static int copy_file(struct carrying *carrying, int from, const char *name)
+/* Not to its end: somebody outside the job may be adding to it all the time. */
+static int copy_file(struct carrying *carrying, int from, size_t size, const char *name)
 {
     int error = open_directory(carrying);
     if (error)
         return error;
+    _cleanup_free_ void *bytes = malloc(size + 1);
+    ssize_t n = bytes ? fd_read_all(from, bytes, size) : -ENOMEM;
+    if (n < 0)
+        return (int)n;
     _cleanup_close_ int to = openat(carrying->directory_fd, name,
                                     O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    return to < 0 ? -errno : fd_copy(from, to);
+    if (to < 0)
+        return -errno;
+    n = fd_write_all(to, bytes, (size_t)n);
+    return n < 0 ? (int)n : 0;
 }
 
 static void enter_file(struct carrying *carrying, const char *path, const char *name,
@@ -90,7 +98,7 @@ static void carry_one(const char *path, void *context)
         return;
     char name[32];
     snprintf(name, sizeof(name), "%zu", carrying->manifest->n_carried);
-    int error = copy_file(carrying, from, name);
+    int error = copy_file(carrying, from, (size_t)about.st_size, name);
     if (error)
         log_info("carry", "'%s' is not carried: %s", path, strerror(-error));
     else

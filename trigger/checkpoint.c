@@ -218,12 +218,13 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     return undescribed;
 }
 
-/* A process that is re-arming itself cannot be dumped, and cannot finish while it is
- * frozen.  The thread of the hit has its answer, but has not come to see it: it is
- * taken back, once the worker has let go of the thread. */
+/* A process of a restored tree that is re-arming itself cannot be dumped, and cannot
+ * finish while it is frozen.  The thread of the hit has its answer, but has not come
+ * to see it: it is taken back, once the worker has let go of the thread. */
 static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct err *err)
 {
-    if (!rearm_is_under_way(checkpoint->job->job) || checkpoint->put_off == PUT_OFF_MAX)
+    const struct supervision *job = checkpoint->job;
+    if (!job->init || !rearm_is_under_way(job->job) || checkpoint->put_off == PUT_OFF_MAX)
         return 0;
     checkpoint->put_off++;
     log_debug("checkpoint", "put off: a process is re-arming itself");

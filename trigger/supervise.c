@@ -363,7 +363,8 @@ static int open_sources(struct supervisor *self, struct err *err)
 
 static int run_loop(struct supervisor *self, struct err *err)
 {
-    /* A restored program begins by re-arming itself, and that comes first. */
+    /* A restored program goes on first.  The CRIU that restored it still has to end,
+     * too, before the next can be told which tree to dump. */
     bool wait_to_arm = self->job->init != 0;
     while (!self->group_empty || !self->child_ended) {
         struct epoll_event event;
