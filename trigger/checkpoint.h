@@ -5,8 +5,8 @@
  * directory in the store, the copy of the preload library, the parked CRIU
  * worker.  checkpoint_take() freezes the group until CRIU holds its threads, and
  * has it dumped; the image is then made durable by a thread, so that the program
- * does not wait for the disk, and checkpoint_finish() tells how that went.  With `then_stop` the image is made
- * durable before CRIU ends the program: a failure lets it live.
+ * does not wait for the disk, and checkpoint_finish() tells how that went.  With `then_stop` the
+ * image is made durable before CRIU ends the program: a failure lets it live.
  *
  * However checkpoint_take() ends, the group is thawed (or ended by CRIU).
  */
