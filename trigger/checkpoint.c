@@ -113,6 +113,14 @@ static void thaw(struct thaw_guard *guard)
     guard->frozen = false;
 }
 
+/* Earlier than that.  After a failure the guard tries once more. */
+static int thaw_now(struct thaw_guard *guard, struct err *err)
+{
+    int error = cgroup_write_freeze(guard->group_fd, false, err);
+    guard->frozen = error != 0;
+    return error;
+}
+
 /* Asked now, since starting CRIU takes longer than many a dump. */
 static void enter_criu_version(const struct checkpoint *checkpoint)
 {
@@ -200,8 +208,9 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     if (error)
         return error;
     fault_point("dump:held");
-    thaw(guard);
-    error = dump_go_on(dump, err);
+    error = thaw_now(guard, err);
+    if (!error)
+        error = dump_go_on(dump, err);
     fault_point("dump:dumping");
     if (error)
         return error;
@@ -228,7 +237,7 @@ static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct 
         return 0;
     checkpoint->put_off++;
     log_debug("checkpoint", "put off: a process is re-arming itself");
-    dump_kill(&checkpoint->dump);
+    dump_call_off(&checkpoint->dump);
     freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
     checkpoint->manifest = NULL;
     int error = filter_take_back(hit->tid, err);

@@ -220,11 +220,14 @@ int dump_settle_log(const struct dump *dump, struct err *err)
 void dump_end(struct dump *dump)
 {
     criu_worker_finish(&dump->worker, dump->ready ? 5000 : 0);
-    dump_kill(dump);
-}
-
-void dump_kill(struct dump *dump)
-{
     criu_worker_end(&dump->worker);
     dump->ready = false;
+}
+
+void dump_call_off(struct dump *dump)
+{
+    struct err ignored;
+    if (dump_await_held(dump, &ignored) == 0)
+        dump_settle(dump, false, &ignored);
+    dump_end(dump);
 }

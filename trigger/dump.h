@@ -77,8 +77,9 @@ bool dump_is_alive(const struct dump *dump);
 
 void dump_end(struct dump *dump);
 
-/* As dump_end(), without giving CRIU the time to undo what it did: nothing before
- * dump_go_on(). */
-void dump_kill(struct dump *dump);
+/* Ends a dump that has begun but has not been told to go on: CRIU lets go of the tree,
+ * frozen or not, and of the connections that it has locked (criu/net.c,
+ * network_lock()). */
+void dump_call_off(struct dump *dump);
 
 #endif

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -175,10 +176,18 @@ def test_generations_of_a_shell_with_children(freezepoint):
         3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8]
 
 
-def test_workers_that_all_hit_at_once(freezepoint):
-    """While one is dumped others arm themselves again: each hit makes its image."""
+def packet_filter_tables():
+    return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, timeout=20,
+                          check=True).stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--tcp", "established"]], ids=["plain", "tcp"])
+def test_workers_that_all_hit_at_once(freezepoint, options):
+    """While one is dumped others arm themselves again: each hit makes its image, and
+    the dumps that are called off for it leave nothing behind."""
     said = "8 processes, each call executed once\n"
-    done = freezepoint.run("--at", "rand_r", "--every", 1, "--", APPS / "workers", 8, 3)
+    tables = packet_filter_tables()
+    done = freezepoint.run("--at", "rand_r", "--every", 1, *options, "--", APPS / "workers", 8, 3)
     assert (done.returncode, done.stdout) == (0, said)
     assert points(freezepoint) == {f"rand_r#{hit}": 8 for hit in (1, 2, 3)}
     for turn in (1, 2, 3):
@@ -187,6 +196,7 @@ def test_workers_that_all_hit_at_once(freezepoint):
         assert "failed" not in done.stderr
         assert points(freezepoint) == {
             "rand_r#1": 8 + 7 * turn, "rand_r#2": 8 + 8 * turn, "rand_r#3": 8 + 8 * turn}
+    assert packet_filter_tables() == tables
 
 
 def test_a_hundred_processes_arm_themselves_again(freezepoint):
