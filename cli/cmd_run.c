@@ -203,6 +203,7 @@ static int supervise_started(struct session *session, const struct run_options *
         .child = launched->pid,
         .child_pidfd = launched->pidfd,
         .root = launched->pid,
+        .root_pidfd = launched->pidfd,
         .init_socket = -1,
         .restorer = -1,
         .listener = launched->listener,

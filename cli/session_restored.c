@@ -109,6 +109,7 @@ static int supervise_restored(struct session *session, const struct image *image
         .child = restored->init.pid,
         .child_pidfd = restored->init.pidfd,
         .root = restored->root,
+        .root_pidfd = restored->root_pidfd,
         .init = restored->init.pid,
         .init_socket = restored->init.socket,
         .restorer = restored->init.worker.pidfd,

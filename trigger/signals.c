@@ -16,6 +16,9 @@
  * process outside the job can be in it. */
 static void signal_group(const struct supervision *job, int number)
 {
+    /* Its number may be another's once it has been waited for. */
+    if (proc_pidfd_signal(job->root_pidfd, 0) < 0)
+        return;
     pid_t group = getpgid(job->root);
     if (group > 1 && group != getpgrp())
         kill(-group, number);
@@ -91,8 +94,11 @@ int signals_forward(const struct supervision *job, const struct signalfd_siginfo
     /* ^C and ^\ go to the whole foreground group, a kill(2) to one process. */
     if (info->ssi_code == SI_KERNEL)
         signal_group(job, number);
-    else if (kill(job->root, number) < 0 && errno != ESRCH)
-        return err_set(err, errno, "pass signal %d on", number);
+    else if (job->root_pidfd >= 0) {
+        int error = proc_pidfd_signal(job->root_pidfd, number);
+        if (error && error != -ESRCH)
+            return err_set(err, -error, "pass signal %d on", number);
+    }
     return 0;
 }
 

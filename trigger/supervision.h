@@ -51,6 +51,7 @@ struct supervision {
     pid_t child; /* our child: the program, or the mini-init of a restored tree */
     int child_pidfd;
     pid_t root;      /* the program, in our pid namespace */
+    int root_pidfd;  /* -1: it had ended at once */
     pid_t init;      /* the mini-init, or 0 */
     int init_socket; /* the mini-init's reports, or -1 */
     int restorer;    /* pidfd of the CRIU that restored the tree, or -1 */
