@@ -152,7 +152,9 @@ def tasks_of(pid):
 def kill(pid):
     with contextlib.suppress(ProcessLookupError):  # CRIU may just have ended by itself
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: state_of(pid) in ("", "Z"), f"process {pid} to die")
+    # Its files are closed with the last of its threads.
+    wait_for(lambda: state_of(pid) in ("", "Z") and len(tasks_of(pid)) <= 1,
+             f"process {pid} to die")
 
 
 def wake(pid):
