@@ -152,8 +152,8 @@ def tasks_of(pid):
 def kill(pid):
     with contextlib.suppress(ProcessLookupError):  # CRIU may just have ended by itself
         os.kill(pid, signal.SIGKILL)
-    # Its files are closed with the last of its threads.
-    wait_for(lambda: state_of(pid) in ("", "Z") and len(tasks_of(pid)) <= 1,
+    # Its files are closed with the last of its threads; a traced one is not reaped at once.
+    wait_for(lambda: all(state_of(task) in ("", "X", "Z") for task in [pid, *tasks_of(pid)]),
              f"process {pid} to die")
 
 

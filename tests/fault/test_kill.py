@@ -135,10 +135,10 @@ def test_restore(steady, phase, victim, note_attempt):
     steady.wait_until_stopped()
     pid = {"supervisor": lambda: steady.running.pid, "CRIU": steady.worker,
            "keeper": steady.keeper, "init": steady.init, "app": steady.app}[victim]()
-    if not pid:
+    if not pid:  # Not yet, or no longer, there.
         wake(steady.running.pid)
-        kill(steady.running.pid)
-        steady.running.wait()
+        steady.assert_well()
+        assert steady.end() == END_STATUS
         return
     kill(pid)
     note_attempt((phase, victim))
