@@ -1,5 +1,6 @@
 #include "lib/criu.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -291,6 +292,36 @@ static uint64_t measure_tree(pid_t pid, uint64_t sum, int depth)
     return depth < DEPTH_MAX ? measure_children(pid, sum, depth) : sum;
 }
 
+static bool is_dead_with_all_threads(pid_t pid)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    _cleanup_closedir_ DIR *tasks = opendir(path);
+    bool dead = tasks;
+    for (struct dirent *task; dead && (task = readdir(tasks));) {
+        struct proc_info info;
+        struct err ignored;
+        if (task->d_name[0] != '.' && !proc_read(atoi(task->d_name), &info, &ignored))
+            dead = info.state == 'Z';
+    }
+    return dead;
+}
+
+/* See criu_receive(). */
+static bool traces_the_dead(pid_t tracer)
+{
+    _cleanup_closedir_ DIR *processes = opendir("/proc");
+    for (struct dirent *process; processes && (process = readdir(processes));) {
+        struct proc_info info;
+        struct err ignored;
+        pid_t pid = atoi(process->d_name);
+        if (pid > 0 && !proc_read(pid, &info, &ignored) && info.tracer == tracer &&
+            info.state == 'Z' && info.threads > 1 && is_dead_with_all_threads(pid))
+            return true;
+    }
+    return false;
+}
+
 static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
 {
     enum { SLICE_MS = 1000 };
@@ -305,6 +336,8 @@ static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
         uint64_t now = measure_tree(pid, 0, 0);
         idle_ms = now == progress ? idle_ms + SLICE_MS : 0;
         progress = now;
+        if (idle_ms >= SLICE_MS && traces_the_dead(pid))
+            return err_text(err, ESRCH, "a process of the program was killed while CRIU held it");
         if (idle_ms >= stall_ms)
             return err_text(err, ETIMEDOUT, "CRIU made no progress for %d s", stall_ms / 1000);
     }

@@ -59,9 +59,14 @@ void criu_worker_finish(struct criu_worker *worker, int timeout_ms);
 /* The worker's death is -EPIPE. */
 int criu_send(int socket, const CriuReq *request, struct err *err);
 
-/* Waits for one message.  A worker that makes no progress (processor time and
+/*
+ * Waits for one message.  A worker that makes no progress (processor time and
  * input/output of `pid` and its descendants unchanged) for stall_ms is given up:
- * -ETIMEDOUT.  The worker's death is -EPIPE.  *out is freed with criu_resp__free_unpacked(). */
+ * -ETIMEDOUT.  The worker's death is -EPIPE.  -ESRCH: a process with several threads
+ * was killed while the worker traced it, and the worker waits for its first thread,
+ * which never ends before the worker has waited for the others (kernel/exit.c,
+ * wait_consider_task()).  *out is freed with criu_resp__free_unpacked().
+ */
 int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err *err);
 
 /* Answers a notification. */

@@ -24,6 +24,8 @@ static void parse_status_line(const char *line, struct proc_info *out)
         return;
     if (sscanf(line, "PPid: %d", &out->parent) == 1)
         return;
+    if (sscanf(line, "TracerPid: %d", &out->tracer) == 1)
+        return;
     if (sscanf(line, "Threads: %u", &out->threads) == 1)
         return;
     if (sscanf(line, "VmRSS: %llu", &number) == 1)

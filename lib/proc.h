@@ -19,6 +19,7 @@ struct proc_info {
     pid_t inner_tgid; /* its thread group leader's, likewise (last of NStgid) */
     pid_t inner_max;  /* the highest of inner_pid, its group's and its session's */
     pid_t parent;     /* in the caller's */
+    pid_t tracer;     /* likewise; 0: none */
     char comm[17];
     char state;
     uint32_t threads;

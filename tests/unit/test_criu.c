@@ -1,13 +1,17 @@
 /* The wait for CRIU's messages. */
 #include "lib/criu.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -53,7 +57,49 @@ static void sleep_instead(int socket)
     _exit(0);
 }
 
-static int receive_from(void (*role)(int socket), struct err *err)
+static void *pause_forever(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+static pid_t start_with_two_threads(pid_t *other)
+{
+    int ends[2];
+    pipe(ends);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, pause_forever, NULL);
+        write(ends[1], "", 1);
+        pause_forever(NULL);
+    }
+    char byte;
+    read(ends[0], &byte, 1);
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    for (struct dirent *task; (task = readdir(tasks));)
+        if (atoi(task->d_name) > 0 && atoi(task->d_name) != pid)
+            *other = atoi(task->d_name);
+    closedir(tasks);
+    return pid;
+}
+
+/* As CRIU waits for the first thread of what it dumps. */
+static void wait_for_the_dead(int socket)
+{
+    (void)socket;
+    pid_t other = 0, first = start_with_two_threads(&other);
+    ptrace(PTRACE_SEIZE, first, NULL, NULL);
+    ptrace(PTRACE_SEIZE, other, NULL, NULL);
+    kill(first, SIGKILL);
+    waitpid(first, NULL, __WALL);
+    _exit(0);
+}
+
+static int receive_from(void (*role)(int socket), int stall_ms, struct err *err)
 {
     int sockets[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets), 0);
@@ -62,7 +108,7 @@ static int receive_from(void (*role)(int socket), struct err *err)
     if (child == 0)
         role(sockets[1]);
     CriuResp *response = NULL;
-    int error = criu_receive(sockets[0], child, STALL_MS, &response, err);
+    int error = criu_receive(sockets[0], child, stall_ms, &response, err);
     if (!error)
         criu_resp__free_unpacked(response, NULL);
     kill(child, SIGKILL);
@@ -76,7 +122,7 @@ static void test_a_child_that_works_is_progress(void **state)
 {
     (void)state;
     struct err err;
-    if (receive_from(wait_for_a_child, &err))
+    if (receive_from(wait_for_a_child, STALL_MS, &err))
         fail_msg("%s", err.text);
 }
 
@@ -84,7 +130,14 @@ static void test_a_stall_is_given_up(void **state)
 {
     (void)state;
     struct err err;
-    assert_int_equal(receive_from(sleep_instead, &err), -ETIMEDOUT);
+    assert_int_equal(receive_from(sleep_instead, STALL_MS, &err), -ETIMEDOUT);
+}
+
+static void test_a_wait_that_cannot_end_is_given_up(void **state)
+{
+    (void)state;
+    struct err err;
+    assert_int_equal(receive_from(wait_for_the_dead, 20 * STALL_MS, &err), -ESRCH);
 }
 
 int main(void)
@@ -92,6 +145,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_child_that_works_is_progress),
         cmocka_unit_test(test_a_stall_is_given_up),
+        cmocka_unit_test(test_a_wait_that_cannot_end_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
