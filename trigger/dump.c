@@ -117,6 +117,7 @@ static int explain(const struct dump *dump, const char *what, const CriuResp *re
 static int receive(struct dump *dump, CriuResp **out, struct err *err)
 {
     int error = criu_receive(dump->worker.socket, dump->worker.pid, STALL_MS, out, err);
+    dump->given_up = error == -ETIMEDOUT || error == -ESRCH;
     if (error == -EPIPE)
         return explain(dump, "the dump failed", NULL, err);
     return error;
@@ -219,9 +220,9 @@ int dump_settle_log(const struct dump *dump, struct err *err)
 
 void dump_end(struct dump *dump)
 {
-    criu_worker_finish(&dump->worker, dump->ready ? 5000 : 0);
+    criu_worker_finish(&dump->worker, dump->ready && !dump->given_up ? 5000 : 0);
     criu_worker_end(&dump->worker);
-    dump->ready = false;
+    dump->ready = dump->given_up = false;
 }
 
 void dump_call_off(struct dump *dump)

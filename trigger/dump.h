@@ -39,7 +39,8 @@ struct dump_request {
 
 struct dump {
     struct criu_worker worker;
-    bool ready; /* parked at pre-dump */
+    bool ready;    /* parked at pre-dump */
+    bool given_up; /* it would not end by itself */
     const char *job_name;
     char log_path[4096];
 };
