@@ -140,7 +140,6 @@ static void become_orphan(struct loop *self)
     self->phase = PHASE_ORPHANED;
     streams_give_back(&self->streams);
     streams_settle(&self->streams);
-    self->events_fd = cgroup_open_events(self->job.group.fd);
     self->worker_deadline_ms = now_ms() + WORKER_PATIENCE_MS;
     if (self->guard.worker >= 0 && self->guard.kill_worker) {
         struct err err;
@@ -150,29 +149,33 @@ static void become_orphan(struct loop *self)
     }
 }
 
-/* What a dump that nobody can use any more leaves behind. */
-static void settle_guard(struct loop *self)
+/* What a dump that nobody can use any more leaves behind.  False where the program
+ * cannot be thawed: to be tried again. */
+static bool settle_guard(struct loop *self)
 {
     struct err err;
     fd_close(&self->guard.worker);
-    if (cgroup_set_frozen(self->job.group.fd, false, THAW_TIMEOUT_MS, &err))
-        log_warning("keeper", "%s", err.text);
+    if (cgroup_set_frozen(self->job.group.fd, false, THAW_TIMEOUT_MS, &err) &&
+        cgroup_populated(self->job.group.fd) != -ENODEV)
+        return false;
     if (self->guard.draft[0] && dir_remove_recursive(AT_FDCWD, self->guard.draft, &err))
         log_warning("keeper", "%s", err.text);
     self->guard.draft[0] = '\0';
     /* Whoever reads our standard error shall see its end with the program's. */
     if (dup2(0, 2) < 0)
         log_warning("keeper", "standard error stays open");
+    return true;
 }
 
-static bool group_is_empty(const struct loop *self)
+/* The group's directory can be removed by others, as soon as it is empty. */
+static bool group_is_empty(struct loop *self)
 {
-    /* Read through the polled descriptor, or poll would report the same change for
-     * ever (fs/kernfs/file.c, kernfs_generic_poll()). */
-    char text[256];
-    ssize_t n = self->events_fd < 0 ? 0 : pread(self->events_fd, text, sizeof(text) - 1, 0);
-    text[n > 0 ? n : 0] = '\0';
-    return !strstr(text, "populated 1");
+    if (self->events_fd < 0)
+        self->events_fd = cgroup_open_events(self->job.group.fd);
+    if (self->events_fd < 0)
+        return self->events_fd == -ENOENT || self->events_fd == -ENODEV;
+    int populated = cgroup_events_populated(self->events_fd);
+    return populated == 0 || populated == -ENODEV;
 }
 
 static void continue_orphaned(struct loop *self, bool *guard_settled)
@@ -184,9 +187,7 @@ static void continue_orphaned(struct loop *self, bool *guard_settled)
             return;
         }
     }
-    if (!*guard_settled)
-        settle_guard(self);
-    *guard_settled = true;
+    *guard_settled = *guard_settled || settle_guard(self);
     if (group_is_empty(self))
         begin_ending(self);
 }
@@ -374,7 +375,8 @@ static int timeout_of(const struct loop *self, bool guard_settled)
         return FRONT_POLL_MS;
     if (self->phase == PHASE_ENDING)
         return KEEPER_BEAT_MS;
-    return self->phase == PHASE_ORPHANED && !guard_settled ? KEEPER_BEAT_MS : -1;
+    bool unwatched = !guard_settled || self->events_fd < 0;
+    return self->phase == PHASE_ORPHANED && unwatched ? KEEPER_BEAT_MS : -1;
 }
 
 static void serve(struct loop *self)
@@ -400,7 +402,8 @@ static void serve(struct loop *self)
             streams_serve(&self->streams);
         if (watched[0].revents)
             serve_request(self);
-        if (watched[1].revents && self->socket >= 0)
+        /* What it said before its end comes first; the end of that is seen too. */
+        else if (watched[1].revents)
             become_orphan(self);
         if (self->phase == PHASE_ORPHANED)
             continue_orphaned(self, &guard_settled);
