@@ -1,6 +1,7 @@
 #include "trigger/filter.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,7 @@ static int await_stop(pid_t thread)
         return -errno;
     for (int i = 0; i < STOP_STEPS; i++) {
         int status;
-        pid_t found = waitpid(thread, &status, __WALL | WNOHANG);
+        pid_t found = waitpid(thread, &status, __WALL | __WNOTHREAD | WNOHANG);
         if (found == thread)
             return WIFSTOPPED(status) ? 0 : -ESRCH;
         if (found < 0)
@@ -110,13 +111,37 @@ static int replace_answer(pid_t thread)
     return ptrace(PTRACE_SETREGS, thread, 0, &registers) < 0 ? -errno : 0;
 }
 
+struct taking {
+    pid_t thread;
+    const char *doing;
+    int error;
+};
+
+static void *take_back(void *context)
+{
+    struct taking *taking = context;
+    taking->doing = "seize";
+    if (ptrace(PTRACE_SEIZE, taking->thread, 0, 0) < 0) {
+        taking->error = -errno;
+        return NULL;
+    }
+    taking->doing = "take back the answer to";
+    taking->error = await_stop(taking->thread);
+    if (!taking->error)
+        taking->error = replace_answer(taking->thread);
+    ptrace(PTRACE_DETACH, taking->thread, 0, 0);
+    return NULL;
+}
+
 int filter_take_back(pid_t thread, struct err *err)
 {
-    if (ptrace(PTRACE_SEIZE, thread, 0, 0) < 0)
-        return err_set(err, errno, "seize thread %d", thread);
-    int error = await_stop(thread);
-    if (!error)
-        error = replace_answer(thread);
-    ptrace(PTRACE_DETACH, thread, 0, 0);
-    return error ? err_set(err, -error, "take back the answer to thread %d", thread) : 0;
+    struct taking taking = {.thread = thread};
+    /* A tracee that does not stop cannot be detached, except by the end of its tracer,
+     * which is a thread (kernel/ptrace.c, exit_ptrace()). */
+    pthread_t tracer;
+    int errnum = pthread_create(&tracer, NULL, take_back, &taking);
+    if (errnum)
+        return err_set(err, errnum, "start a thread");
+    pthread_join(tracer, NULL);
+    return taking.error ? err_set(err, -taking.error, "%s thread %d", taking.doing, thread) : 0;
 }
