@@ -233,8 +233,14 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
 static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct err *err)
 {
     const struct supervision *job = checkpoint->job;
-    if (!job->init || !rearm_is_under_way(job->job) || checkpoint->put_off == PUT_OFF_MAX)
+    struct err ignored;
+    if (!job->init || checkpoint->put_off == PUT_OFF_MAX)
         return 0;
+    int rearming = rearm_accept(job->job, &ignored);
+    if (rearming < 0)
+        return 0;
+    fd_close(&checkpoint->rearming);
+    checkpoint->rearming = rearming;
     checkpoint->put_off++;
     log_debug("checkpoint", "put off: a process is re-arming itself");
     dump_call_off(&checkpoint->dump);

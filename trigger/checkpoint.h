@@ -28,6 +28,7 @@ struct checkpoint {
     bool armed;
     bool draft_open;
     unsigned put_off; /* how often, of this one */
+    int rearming;     /* the process that it was put off for; the caller's to serve */
 
     /* Being made durable by a thread of ours. */
     bool committing;
@@ -40,7 +41,8 @@ struct checkpoint {
 };
 
 #define CHECKPOINT_NONE                                                                            \
-    ((struct checkpoint){.draft = IMAGE_DRAFT_NONE, .dump = DUMP_NONE, .done_fd = -1})
+    ((struct checkpoint){                                                                          \
+        .draft = IMAGE_DRAFT_NONE, .dump = DUMP_NONE, .rearming = -1, .done_fd = -1})
 
 /* Needs the tree to exist.  May be called again after a failure. */
 int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job, struct err *err);
@@ -52,7 +54,7 @@ int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job,
  * commit is under way or, where stopped, done.
  *
  * CHECKPOINT_PUT_OFF: nothing has happened, since a process was re-arming itself.
- * It is to be served (rearm.h); the thread of the hit will ask again.  The
+ * It is to be served (`rearming`, rearm.h); the thread of the hit will ask again.  The
  * checkpoint has to be armed again.
  */
 #define CHECKPOINT_PUT_OFF 1

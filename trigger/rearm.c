@@ -7,10 +7,13 @@
 #include <sys/socket.h>
 
 #include "lib/fd.h"
+#include "lib/log.h"
 #include "lib/proc.h"
 #include "preload/abi.h"
 
 #define TIMEOUT_MS 1000
+/* How many are turned away before the caller has something else to do. */
+#define STRANGERS_MAX 64
 
 static bool is_of_job(const struct job *job, pid_t pid, struct err *err)
 {
@@ -45,7 +48,7 @@ static int receive_listener(int connection, int *listener, struct err *err)
     return 0;
 }
 
-int rearm_accept(const struct job *job, struct err *err)
+static int accept_one(const struct job *job, struct err *err)
 {
     _cleanup_close_ int connection = accept4(job->socket_fd, NULL, NULL, SOCK_CLOEXEC);
     if (connection < 0)
@@ -56,6 +59,22 @@ int rearm_accept(const struct job *job, struct err *err)
         return err_set(err, errno, "SO_PEERCRED");
     if (!is_of_job(job, peer.pid, err))
         return err_text(err, EPERM, "process %d is not of this job and may not re-arm", peer.pid);
+    return fd_steal(&connection);
+}
+
+int rearm_accept(const struct job *job, struct err *err)
+{
+    for (int i = 0; i < STRANGERS_MAX; i++) {
+        int connection = accept_one(job, err);
+        if (connection != -EPERM)
+            return connection;
+        log_debug("rearm", "%s", err->text);
+    }
+    return -EAGAIN;
+}
+
+int rearm_serve(int connection, struct err *err)
+{
     _cleanup_close_ int listener = -1;
     int error = receive_listener(connection, &listener, err);
     if (error)
@@ -67,9 +86,4 @@ int rearm_accept(const struct job *job, struct err *err)
     /* Its end must be closed before a dump can begin. */
     fd_wait(connection, POLLIN | POLLRDHUP, TIMEOUT_MS);
     return fd_steal(&listener);
-}
-
-bool rearm_is_under_way(const struct job *job)
-{
-    return fd_wait(job->socket_fd, POLLIN, 0) > 0;
 }

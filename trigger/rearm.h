@@ -5,19 +5,16 @@
 #ifndef FREEZEPOINT_REARM_H
 #define FREEZEPOINT_REARM_H
 
-#include <stdbool.h>
-
 #include "lib/err.h"
 #include "lib/job.h"
 
-/* Serves one connection on the job's socket.  Returns the listener (CLOEXEC, the
- * caller's), -EAGAIN where nobody is waiting, or -errno.  Only processes of the
- * job are heard; each has a second to speak. */
+/* The next process of the job that connects to its socket: a connection (CLOEXEC, the
+ * caller's), -EAGAIN where there is none, or -errno.  Anybody else is turned away.
+ * While the group is frozen such a process is in the midst of re-arming itself, with
+ * the connection and perhaps a listener that CRIU cannot dump. */
 int rearm_accept(const struct job *job, struct err *err);
 
-/* Whether somebody waits for rearm_accept(): while the group is frozen, whether a
- * process is in the midst of it, with a connection and perhaps a listener that
- * CRIU cannot dump. */
-bool rearm_is_under_way(const struct job *job);
+/* Hears it, at most a second: the listener (CLOEXEC, the caller's), or -errno. */
+int rearm_serve(int connection, struct err *err);
 
 #endif

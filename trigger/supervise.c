@@ -135,18 +135,26 @@ static void finish_commit(struct supervisor *self)
         self->result->stopped ? ", stopped" : "");
 }
 
-static void serve_rearm(struct supervisor *self)
+static void adopt_listener(struct supervisor *self, int connection)
 {
     struct err err;
-    int listener = rearm_accept(self->job->job, &err);
-    if (listener == -EAGAIN)
-        return;
+    int listener = rearm_serve(connection, &err);
     if (listener < 0 || watch(self, SOURCE_LISTENER, listener, EPOLLIN, &err)) {
         log_warning("rearm", "%s", err.text);
         fd_close(&listener);
         return;
     }
     log_debug("rearm", "a restored process has armed itself");
+}
+
+static void serve_rearm(struct supervisor *self)
+{
+    struct err err;
+    _cleanup_close_ int connection = rearm_accept(self->job->job, &err);
+    if (connection >= 0)
+        adopt_listener(self, connection);
+    else if (connection != -EAGAIN)
+        log_warning("rearm", "%s", err.text);
 }
 
 struct release_context {
@@ -180,7 +188,8 @@ static void serve_due_point(struct supervisor *self, int listener,
         error = checkpoint_take(&self->checkpoint, hit, answer_go_on, &release, &stopped, &err);
     if (error == CHECKPOINT_PUT_OFF) {
         point->done = false;
-        serve_rearm(self);
+        adopt_listener(self, self->checkpoint.rearming);
+        fd_close(&self->checkpoint.rearming);
         arm(self);
         return;
     }

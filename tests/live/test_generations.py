@@ -2,12 +2,15 @@
 still restore, and several copies run beside each other."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -129,6 +132,32 @@ def test_five_generations_of_one_process(freezepoint, counter):
     done = freezepoint.restore(freezepoint.name)
     assert done.returncode == 9
     assert numbers(said + done.stdout) == list(range(1, 61))
+
+
+def test_strangers_put_no_checkpoint_off(freezepoint, counter):
+    """Anybody may connect to the socket; each put-off costs a started CRIU."""
+    run_to_stop(freezepoint, "--at", "times#10", "--every", 10, *counter(30, 0.02))
+    freezepoint.env["FREEZEPOINT_LOG"] = "debug"
+    ended, turned_away = threading.Event(), []
+
+    def connect():
+        while not ended.is_set():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+                with contextlib.suppress(OSError):
+                    stranger.connect(str(RUNTIME / freezepoint.name / "control.sock"))
+                    stranger.settimeout(0.2)
+                    turned_away.append(stranger.recv(1) == b"")
+
+    strangers = threading.Thread(target=connect)
+    strangers.start()
+    try:
+        done = freezepoint.restore("--then", "stop", freezepoint.name)
+    finally:
+        ended.set()
+        strangers.join()
+    assert done.returncode == 0 and freezepoint.generations() == [1, 2], done.stderr
+    assert "put off" not in done.stderr
+    assert turned_away and all(turned_away)
 
 
 def test_five_generations_of_threads(freezepoint):
