@@ -148,42 +148,110 @@ static double elapsed_ms(uint64_t from, uint64_t to)
 }
 
 /* The phases that `inspect` shows, in their order. */
-static size_t list_phases(const Freezepoint__Timings *times, const char *names[5], double ms[5])
+struct phase {
+    const char *name;
+    double ms; /* negative: not known */
+};
+
+#define PHASES_MAX 5
+
+static size_t keep_known(const struct phase *all, size_t count, struct phase *known)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (all[i].ms >= 0)
+            known[kept++] = all[i];
+    return kept;
+}
+
+static size_t list_phases(const Freezepoint__Timings *times, struct phase known[PHASES_MAX])
 {
     uint64_t end = times->thawed_ns ? times->thawed_ns : times->dumped_ns;
-    const struct {
-        const char *name;
-        double ms;
-    } all[] = {
+    const struct phase all[] = {
         {"notified_to_ready_ms", elapsed_ms(times->notified_ns, times->dump_ready_ns)},
         {"ready_to_frozen_ms", elapsed_ms(times->dump_ready_ns, times->frozen_ns)},
         {"frozen_to_dumped_ms", elapsed_ms(times->frozen_ns, times->dumped_ns)},
         {"dumped_to_thawed_ms", elapsed_ms(times->dumped_ns, times->thawed_ns)},
         {"pause_ms", elapsed_ms(times->frozen_ns, end)},
     };
-    size_t count = 0;
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        if (all[i].ms < 0)
-            continue;
-        names[count] = all[i].name;
-        ms[count++] = all[i].ms;
-    }
-    return count;
+    return keep_known(all, sizeof(all) / sizeof(all[0]), known);
+}
+
+static size_t list_kernel_phases(const Freezepoint__Mark *mark, struct phase known[PHASES_MAX])
+{
+    const struct phase all[] = {
+        {"point_to_frozen_ms", elapsed_ms(mark->point_ns, mark->frozen_ns)},
+        {"frozen_to_thawed_ms", elapsed_ms(mark->frozen_ns, mark->thawed_ns)},
+        {"frozen_to_resumed_ms", elapsed_ms(mark->frozen_ns, mark->resumed_ns)},
+        {"point_to_resumed_ms", elapsed_ms(mark->point_ns, mark->resumed_ns)},
+    };
+    return keep_known(all, sizeof(all) / sizeof(all[0]), known);
+}
+
+static void add_phases(struct json_object *to, const struct phase *phases, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        json_object_object_add(to, phases[i].name, json_object_new_double(phases[i].ms));
 }
 
 static struct json_object *timings_json(const Freezepoint__Timings *times)
 {
     struct json_object *object = json_object_new_object();
-    const char *names[5];
-    double ms[5];
-    size_t count = list_phases(times, names, ms);
-    for (size_t i = 0; i < count; i++)
-        json_object_object_add(object, names[i], json_object_new_double(ms[i]));
+    struct phase phases[PHASES_MAX];
+    size_t count = list_phases(times, phases);
+    add_phases(object, phases, count);
     add_number(object, "notified_ns", times->notified_ns);
     add_number(object, "dump_ready_ns", times->dump_ready_ns);
     add_number(object, "frozen_ns", times->frozen_ns);
     add_number(object, "dumped_ns", times->dumped_ns);
     add_number(object, "thawed_ns", times->thawed_ns);
+    return object;
+}
+
+static struct json_object *json_hex(const ProtobufCBinaryData *bytes)
+{
+    char text[2 * 64 + 1] = "";
+    for (size_t i = 0; i < bytes->len && i < 64; i++)
+        snprintf(text + 2 * i, 3, "%02x", bytes->data[i]);
+    return json_object_new_string(text);
+}
+
+static struct json_object *frame_json(const Freezepoint__Frame *frame)
+{
+    struct json_object *object = json_object_new_object();
+    add_number(object, "address", frame->address);
+    json_object_object_add(object, "module", json_bytes(&frame->module));
+    json_object_object_add(object, "build_id", json_hex(&frame->build_id));
+    add_number(object, "offset", frame->offset);
+    json_object_object_add(object, "symbol", json_bytes(&frame->symbol));
+    add_number(object, "symbol_offset", frame->symbol_offset);
+    json_object_object_add(object, "source", json_bytes(&frame->source));
+    add_number(object, "line", frame->line);
+    return object;
+}
+
+static struct json_object *mark_json(const Freezepoint__Mark *mark)
+{
+    if (!mark)
+        return NULL;
+    struct json_object *object = json_object_new_object(), *stack = json_object_new_array();
+    struct phase phases[PHASES_MAX];
+    size_t count = list_kernel_phases(mark, phases);
+    add_phases(object, phases, count);
+    add_number(object, "cgroup_id", mark->cgroup_id);
+    add_number(object, "host_pid", mark->host_pid);
+    add_number(object, "host_tid", mark->host_tid);
+    add_number(object, "pid", mark->pid);
+    add_number(object, "tid", mark->tid);
+    json_object_object_add(object, "comm", json_bytes(&mark->comm));
+    add_number(object, "point_ns", mark->point_ns);
+    add_number(object, "frozen_ns", mark->frozen_ns);
+    add_number(object, "thawed_ns", mark->thawed_ns);
+    add_number(object, "resumed_ns", mark->resumed_ns);
+    add_number(object, "lost", mark->lost);
+    for (size_t i = 0; i < mark->n_stack; i++)
+        json_object_array_add(stack, frame_json(mark->stack[i]));
+    json_object_object_add(object, "stack", stack);
     return object;
 }
 
@@ -293,6 +361,7 @@ struct json_object *image_json(const struct image *image, const struct image_siz
     static const char *const tcp[] = {"none", "established", "close"};
     add_string(object, "tcp", tcp[manifest->tcp < 3 ? manifest->tcp : 0]);
     json_object_object_add(object, "timings", timings_json(manifest->timings));
+    json_object_object_add(object, "mark", mark_json(manifest->mark));
     json_object_object_add(object, "process_list", processes_json(manifest));
     json_object_object_add(object, "streams", streams_json(manifest));
     json_object_object_add(object, "preload", json_bytes(&manifest->preload->path));
@@ -314,18 +383,56 @@ static void print_processes(FILE *to, const Freezepoint__Manifest *manifest)
     }
 }
 
-static void print_timings(FILE *to, const Freezepoint__Timings *times)
+static void print_phases(FILE *to, const char *title, const struct phase *phases, size_t count)
 {
-    const char *names[5];
-    double ms[5];
-    size_t count = list_phases(times, names, ms);
     for (size_t i = 0; i < count; i++) {
         char label[32];
-        snprintf(label, sizeof(label), "%.*s", (int)strlen(names[i]) - 3, names[i]);
+        snprintf(label, sizeof(label), "%.*s", (int)strlen(phases[i].name) - 3, phases[i].name);
         for (char *c = label; *c; c++)
             *c = *c == '_' ? ' ' : *c;
-        fprintf(to, "%-11s %-18s %8.2f ms\n", i ? "" : "timings", label, ms[i]);
+        fprintf(to, "%-11s %-18s %8.2f ms\n", i ? "" : title, label, phases[i].ms);
     }
+}
+
+static void print_timings(FILE *to, const Freezepoint__Timings *times)
+{
+    struct phase phases[PHASES_MAX];
+    size_t count = list_phases(times, phases);
+    print_phases(to, "timings", phases, count);
+}
+
+static void print_frame(FILE *to, const Freezepoint__Frame *frame, size_t index)
+{
+    fprintf(to, "%-11s %2zu ", index ? "" : "stack", index);
+    if (frame->symbol.len) {
+        print_bytes(to, &frame->symbol);
+        fprintf(to, "+%#" PRIx64, frame->symbol_offset);
+    } else {
+        fprintf(to, "%#" PRIx64, frame->module.len ? frame->offset : frame->address);
+    }
+    if (frame->module.len) {
+        fputs(" in ", to);
+        print_bytes(to, &frame->module);
+    }
+    if (frame->source.len) {
+        fputs(" (", to);
+        print_bytes(to, &frame->source);
+        fprintf(to, ":%u)", frame->line);
+    }
+    fputc('\n', to);
+}
+
+static void print_mark(FILE *to, const Freezepoint__Mark *mark)
+{
+    if (!mark)
+        return;
+    struct phase phases[PHASES_MAX];
+    size_t count = list_kernel_phases(mark, phases);
+    print_phases(to, "by kernel", phases, count);
+    if (mark->lost)
+        fprintf(to, "%-11s %" PRIu64 " marks\n", count ? "" : "by kernel", mark->lost);
+    for (size_t i = 0; i < mark->n_stack; i++)
+        print_frame(to, mark->stack[i], i);
 }
 
 static void print_streams(FILE *to, const Freezepoint__Manifest *manifest)
@@ -366,6 +473,7 @@ void image_print(FILE *to, const struct image *image, const struct image_size *s
     print_processes(to, manifest);
     print_streams(to, manifest);
     print_timings(to, manifest->timings);
+    print_mark(to, manifest->mark);
     fprintf(to, "made on     %s, Linux %s, CRIU %s, freezepoint %s\n", manifest->host->hostname,
             manifest->host->kernel_release, manifest->criu_version, manifest->freezepoint_version);
 }

@@ -164,6 +164,7 @@ static int start_commit(struct checkpoint *checkpoint, struct err *err)
 /* The images are complete, the tree is still held. */
 static int commit_before_stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
+    observe_hit(checkpoint->observer, hit, false);
     describe_timings(checkpoint->manifest, hit);
     int error = dump_settle_log(&checkpoint->dump, err);
     if (error)
@@ -314,9 +315,10 @@ static int take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(
     return error;
 }
 
-int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
-                    void *context, bool *stopped, struct err *err)
+int checkpoint_take(struct checkpoint *checkpoint, struct observer *observer, struct hit *hit,
+                    void (*release)(void *), void *context, bool *stopped, struct err *err)
 {
+    checkpoint->observer = observer;
     const struct supervision *job = checkpoint->job;
     checkpoint->armed = false;
     *stopped = false;
@@ -329,6 +331,7 @@ int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*relea
         return 0;
     }
     if (!error) {
+        observe_hit(observer, hit, true);
         describe_timings(checkpoint->manifest, hit);
         error = start_commit(checkpoint, err);
     }

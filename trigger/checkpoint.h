@@ -18,6 +18,7 @@
 #include "lib/err.h"
 #include "trigger/describe.h"
 #include "trigger/dump.h"
+#include "trigger/observe.h"
 #include "trigger/supervision.h"
 
 struct checkpoint {
@@ -27,8 +28,9 @@ struct checkpoint {
     pid_t root; /* for which the worker was started */
     bool armed;
     bool draft_open;
-    unsigned put_off; /* how often, of this one */
-    int rearming;     /* the process that it was put off for; the caller's to serve */
+    struct observer *observer; /* of the hit being served */
+    unsigned put_off;          /* how often, of this one */
+    int rearming;              /* the process that it was put off for; the caller's to serve */
 
     /* Being made durable by a thread of ours. */
     bool committing;
@@ -58,8 +60,8 @@ int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job,
  * checkpoint has to be armed again.
  */
 #define CHECKPOINT_PUT_OFF 1
-int checkpoint_take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
-                    void *context, bool *stopped, struct err *err);
+int checkpoint_take(struct checkpoint *checkpoint, struct observer *observer, struct hit *hit,
+                    void (*release)(void *), void *context, bool *stopped, struct err *err);
 
 /* Waits for the commit; *generation gets the image's number. */
 int checkpoint_finish(struct checkpoint *checkpoint, uint64_t *generation, struct err *err);

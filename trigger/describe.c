@@ -275,6 +275,27 @@ static Freezepoint__TcpMode tcp_of(enum tcp_mode mode)
     return FREEZEPOINT__TCP_MODE__TCP_NONE;
 }
 
+static void describe_mark(Freezepoint__Manifest *manifest, const struct hit *hit)
+{
+    const struct mark *seen = &hit->mark;
+    Freezepoint__Mark *mark = calloc(1, sizeof(*mark));
+    if (!mark)
+        return;
+    freezepoint__mark__init(mark);
+    manifest->mark = mark;
+    mark->cgroup_id = seen->cgroup_id;
+    mark->host_pid = seen->pid;
+    mark->host_tid = seen->tid;
+    mark->pid = seen->inner_pid;
+    mark->tid = seen->inner_tid;
+    mark->comm = manifest_copy_bytes(seen->comm);
+    mark->point_ns = seen->time_ns;
+    mark->frozen_ns = hit->kernel_frozen_ns;
+    mark->thawed_ns = hit->kernel_thawed_ns;
+    mark->resumed_ns = hit->kernel_resumed_ns;
+    mark->lost = hit->marks_lost;
+}
+
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit)
 {
     Freezepoint__Timings *timings = manifest->timings;
@@ -283,6 +304,8 @@ void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit)
     timings->dump_ready_ns = hit->dump_ready_ns;
     timings->dumped_ns = hit->dumped_ns;
     timings->thawed_ns = hit->thawed_ns;
+    if (hit->mark.kind == MARK_POINT)
+        describe_mark(manifest, hit);
 }
 
 pid_t describe_root(const struct supervision *job, struct err *err)

@@ -8,15 +8,8 @@
 #include "lib/err.h"
 #include "lib/image.h"
 #include "manifest.pb-c.h"
+#include "trigger/hit.h"
 #include "trigger/supervision.h"
-
-/* A hit, as the no-op syscall told of it (untrusted, except pid and tid). */
-struct hit {
-    size_t rule;
-    uint64_t number;
-    pid_t tid; /* in our pid namespace */
-    uint64_t notified_ns, frozen_ns, dump_ready_ns, dumped_ns, thawed_ns;
-};
 
 /* What is known without the processes.  *out gets a new manifest, to be freed with
  * freezepoint__manifest__free_unpacked().  `root` is in our pid namespace. */
@@ -28,7 +21,8 @@ int describe_job(const struct supervision *job, const struct hit *hit, pid_t roo
 int describe_processes(const struct supervision *job, pid_t root, const struct image_draft *draft,
                        Freezepoint__Manifest *manifest, struct err *err);
 
-/* Copies the times of `hit` into it. */
+/* Enters the times of `hit`, and its mark where there is one.  Of a program that goes on
+ * it is called when it does. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);
 
 /* The one process of the group whose parent is outside it, in our pid namespace;

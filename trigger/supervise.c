@@ -22,12 +22,13 @@
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
 
-#define ARM_DELAY_MS 20
+#define ARM_DELAY_MS 20 /* after a restore */
 
 struct supervisor {
     const struct supervision *job;
     struct supervise_result *result;
     struct checkpoint checkpoint;
+    struct observer observer;
     int epoll_fd;
     int signal_fd;
     int events_fd; /* cgroup.events */
@@ -35,7 +36,8 @@ struct supervisor {
     bool child_ended;
     bool status_known;
     bool group_empty;
-    bool gave_up; /* no further checkpoints */
+    bool gave_up;  /* no further checkpoints */
+    bool observed; /* the observer was started */
 };
 
 /* What an epoll event is about: a kind and a descriptor. */
@@ -92,12 +94,24 @@ static bool more_to_do(const struct supervisor *self)
     return false;
 }
 
+/* Without BPF everything else works; it is said once. */
+static void start_observing(struct supervisor *self)
+{
+    struct err err;
+    if (self->observed)
+        return;
+    self->observed = true;
+    if (observe_start(&self->observer, self->job->job->group.fd, &err))
+        say(self, "the kernel's marks are not recorded: %s", err.text);
+}
+
 static void arm(struct supervisor *self)
 {
     struct err err;
     if (self->checkpoint.armed || self->checkpoint.committing || !more_to_do(self) ||
         self->child_ended)
         return;
+    start_observing(self);
     if (checkpoint_arm(&self->checkpoint, self->job, &err)) {
         /* The tree may just have ended; anything else shows at the hit. */
         log_info("checkpoint", "not prepared: %s", err.text);
@@ -129,6 +143,8 @@ static void finish_commit(struct supervisor *self)
         return;
     }
     self->result->checkpoints++;
+    if (!more_to_do(self))
+        observe_end(&self->observer);
     uint64_t end = times.thawed_ns ? times.thawed_ns : times.dumped_ns;
     say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
         generation, where, (double)(end - times.frozen_ns) / 1e6,
@@ -185,7 +201,8 @@ static void serve_due_point(struct supervisor *self, int listener,
      * this point again. */
     point->done = point->every == 0;
     if (!error)
-        error = checkpoint_take(&self->checkpoint, hit, answer_go_on, &release, &stopped, &err);
+        error = checkpoint_take(&self->checkpoint, &self->observer, hit, answer_go_on, &release,
+                                &stopped, &err);
     if (error == CHECKPOINT_PUT_OFF) {
         point->done = false;
         adopt_listener(self, self->checkpoint.rearming);
@@ -211,6 +228,17 @@ static void serve_due_point(struct supervisor *self, int listener,
     }
 }
 
+/* Whether the thread has to ask again, since its mark has been missed. */
+static bool await_observer(struct supervisor *self)
+{
+    struct err err = {0};
+    start_observing(self);
+    bool waited = observe_await(&self->observer, &err);
+    if (err.errnum)
+        say(self, "the kernel's marks are not recorded: %s; see freezepoint doctor", err.text);
+    return waited;
+}
+
 static void serve_point(struct supervisor *self, int listener,
                         const struct notification *notification, uint64_t notified_ns)
 {
@@ -228,6 +256,10 @@ static void serve_point(struct supervisor *self, int listener,
         finish_commit(self);
     if (job->points[hit.rule].done || !more_to_do(self)) {
         filter_answer(listener, notification->id, FZ_ANSWER_GO_ON);
+        return;
+    }
+    if (await_observer(self)) {
+        filter_answer(listener, notification->id, -EINTR);
         return;
     }
     log_debug("point", "%s: hit %" PRIu64 " by thread %d", job->points[hit.rule].spec, hit.number,
@@ -400,6 +432,7 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
     struct supervisor self = {.job = job,
                               .result = out,
                               .checkpoint = CHECKPOINT_NONE,
+                              .observer = OBSERVER_NONE,
                               .epoll_fd = -1,
                               .signal_fd = signal_fd,
                               .events_fd = -1,
@@ -413,6 +446,7 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
     if (self.checkpoint.committing)
         finish_commit(&self);
     checkpoint_release(&self.checkpoint);
+    observe_end(&self.observer);
     if (!error && job->init_socket >= 0 && !self.status_known)
         serve_init(&self);
     fd_close(&self.epoll_fd);

@@ -1,0 +1,100 @@
+/*
+ * What our BPF programs know of the kernel: the few fields that they read, found in
+ * the running kernel's own layout when they are loaded (CO-RE), and every difference
+ * between kernels, each with its reason.  Types with a ___suffix are the same
+ * kernel type as it is, or was, in some kernels (libbpf drops the suffix).
+ */
+#ifndef FREEZEPOINT_BPF_KERNEL_H
+#define FREEZEPOINT_BPF_KERNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct kernfs_node {
+    __u64 id;
+};
+
+struct cgroup {
+    int level;
+    struct kernfs_node *kn;
+    struct cgroup *ancestors[]; /* by level, the group itself last */
+};
+
+/* Before 6.1 (commit 7f203bc89eb6, "cgroup: Replace cgroup->ancestor_ids[] with
+ * ->ancestors[]") their ids stood there themselves. */
+struct cgroup___ids {
+    __u64 ancestor_ids[0];
+};
+
+struct css_set {
+    struct cgroup *dfl_cgrp; /* in the v2 hierarchy */
+};
+
+struct upid {
+    int nr;
+};
+
+struct pid {
+    unsigned int level;
+    struct upid numbers[];
+};
+
+struct task_struct {
+    int pid, tgid;
+    unsigned int ptrace;
+    char comm[16];
+    struct css_set *cgroups;
+    struct pid *thread_pid;
+    struct task_struct *group_leader;
+};
+
+#pragma clang attribute pop
+
+/* arch/x86/include/uapi/asm/ptrace.h; a copy of the user's registers, whose order is
+ * part of the kernel's interface, so that it needs no CO-RE. */
+struct pt_regs {
+    unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+    unsigned long ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+
+static __always_inline __u64 ancestor_id(const struct cgroup *group, int level)
+{
+    const struct cgroup___ids *older = (const void *)group;
+    __u64 id = 0;
+    if (bpf_core_field_exists(older->ancestor_ids)) {
+        bpf_core_read(&id, sizeof(id), &older->ancestor_ids[level]);
+        return id;
+    }
+    struct cgroup *ancestor = NULL;
+    bpf_core_read(&ancestor, sizeof(ancestor), &group->ancestors[level]);
+    return BPF_CORE_READ(ancestor, kn, id);
+}
+
+/* Whether a task is in the v2 group `id`, which is `level` deep, or below it. */
+static __always_inline bool is_in_group(const struct task_struct *task, __u64 id, int level)
+{
+    struct cgroup *group = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+    return level > 0 && BPF_CORE_READ(group, level) >= level && ancestor_id(group, level) == id;
+}
+
+/* The task's number in its own pid namespace, the innermost of those that it has
+ * numbers in. */
+static __always_inline int inner_number(const struct task_struct *task)
+{
+    struct pid *pid = BPF_CORE_READ(task, thread_pid);
+    unsigned int level = BPF_CORE_READ(pid, level);
+    int number = 0;
+    bpf_core_read(&number, sizeof(number), &pid->numbers[level].nr);
+    return number;
+}
+
+#endif
