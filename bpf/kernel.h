@@ -92,9 +92,10 @@ static __always_inline int inner_number(const struct task_struct *task)
 {
     struct pid *pid = BPF_CORE_READ(task, thread_pid);
     unsigned int level = BPF_CORE_READ(pid, level);
-    int number = 0;
-    bpf_core_read(&number, sizeof(number), &pid->numbers[level].nr);
-    return number;
+    /* The stride of an array is not found by itself, as offsets are. */
+    const void *innermost = (const char *)__builtin_preserve_access_index(&pid->numbers) +
+                            level * bpf_core_type_size(struct upid);
+    return BPF_CORE_READ((const struct upid *)innermost, nr);
 }
 
 #endif

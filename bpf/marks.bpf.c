@@ -6,6 +6,7 @@
 #define GETPID     39                    /* x86_64 */
 #define CALL_MAGIC 0x66726565707a6e74ULL /* preload/abi.h, FZ_CALL_MAGIC */
 #define OP_POINT   2
+#define NO_RESULT  (-38) /* -ENOSYS, from entry on (arch/x86/entry/entry_64.S) */
 
 char marks_license[] SEC("license") = "Dual MIT/GPL";
 
@@ -57,13 +58,16 @@ static __always_inline void enter_task(struct mark *mark, struct task_struct *ta
     bpf_core_read_str(mark->comm, sizeof(mark->comm), &task->comm);
 }
 
-/* `previous`, which is still the current task, has given the processor up. */
+/* `previous`, which is still the current task, leaves the processor. */
 static __always_inline void mark_point(void *ctx, struct task_struct *previous)
 {
     const struct pt_regs *user = (const void *)bpf_task_pt_regs(previous);
     struct pt_regs registers;
     if (bpf_probe_read_kernel(&registers, sizeof(registers), user) < 0 ||
         registers.orig_ax != GETPID || registers.di != CALL_MAGIC || registers.si != OP_POINT)
+        return;
+    /* Once it is answered it may stop on its way out, frozen or traced. */
+    if ((long)registers.ax != NO_RESULT)
         return;
     struct mark *mark = begin(MARK_POINT);
     if (!mark)
@@ -91,7 +95,8 @@ static __always_inline void mark_resumed(struct task_struct *next)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(switched, bool preempt, struct task_struct *previous, struct task_struct *next)
 {
-    if (!preempt && bpf_current_task_under_cgroup(&group, 0) == 1)
+    /* Also where it is only preempted: it may have its answer before it sleeps. */
+    if (bpf_current_task_under_cgroup(&group, 0) == 1)
         mark_point(ctx, previous);
     if (waiting == WAIT_RESUME && !BPF_CORE_READ(next, ptrace) &&
         is_in_group(next, group_id, group_level))

@@ -225,8 +225,6 @@ static struct json_object *frame_json(const Freezepoint__Frame *frame)
     add_number(object, "offset", frame->offset);
     json_object_object_add(object, "symbol", json_bytes(&frame->symbol));
     add_number(object, "symbol_offset", frame->symbol_offset);
-    json_object_object_add(object, "source", json_bytes(&frame->source));
-    add_number(object, "line", frame->line);
     return object;
 }
 
@@ -413,11 +411,6 @@ static void print_frame(FILE *to, const Freezepoint__Frame *frame, size_t index)
     if (frame->module.len) {
         fputs(" in ", to);
         print_bytes(to, &frame->module);
-    }
-    if (frame->source.len) {
-        fputs(" (", to);
-        print_bytes(to, &frame->source);
-        fprintf(to, ":%u)", frame->line);
     }
     fputc('\n', to);
 }

@@ -15,6 +15,7 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
+#include "trigger/callers.h"
 #include "trigger/filter.h"
 #include "trigger/manifest_fill.h"
 #include "trigger/rearm.h"
@@ -134,6 +135,7 @@ static void enter_criu_version(const struct checkpoint *checkpoint)
 static void commit(struct checkpoint *checkpoint)
 {
     enter_criu_version(checkpoint);
+    callers_describe(&checkpoint->stack, checkpoint->job->preload_path, checkpoint->manifest);
     checkpoint->commit_result = image_draft_commit(
         &checkpoint->draft, checkpoint->manifest, &checkpoint->generation, &checkpoint->commit_err);
 }
@@ -164,7 +166,6 @@ static int start_commit(struct checkpoint *checkpoint, struct err *err)
 /* The images are complete, the tree is still held. */
 static int commit_before_stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
-    observe_hit(checkpoint->observer, hit, false);
     describe_timings(checkpoint->manifest, hit);
     int error = dump_settle_log(&checkpoint->dump, err);
     if (error)
@@ -216,6 +217,9 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     if (error)
         return error;
     struct err why, ignored;
+    observe_hit(checkpoint->observer, hit, false);
+    if (hit->mark.kind)
+        callers_copy(hit, &checkpoint->stack);
     int undescribed = describe_processes(checkpoint->job, checkpoint->root, &checkpoint->draft,
                                          checkpoint->manifest, &why);
     error = dump_await_written(dump, err);
@@ -373,6 +377,7 @@ void checkpoint_release(struct checkpoint *checkpoint)
     if (checkpoint->manifest)
         freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
     fd_close(&checkpoint->done_fd);
+    stack_free(&checkpoint->stack);
     const struct supervision *job = checkpoint->job;
     *checkpoint = CHECKPOINT_NONE;
     checkpoint->job = job;

@@ -16,6 +16,7 @@
 #include <pthread.h>
 
 #include "lib/err.h"
+#include "lib/stack.h"
 #include "trigger/describe.h"
 #include "trigger/dump.h"
 #include "trigger/observe.h"
@@ -29,6 +30,7 @@ struct checkpoint {
     bool armed;
     bool draft_open;
     struct observer *observer; /* of the hit being served */
+    struct stack stack;        /* of its thread */
     unsigned put_off;          /* how often, of this one */
     int rearming;              /* the process that it was put off for; the caller's to serve */
 
@@ -43,8 +45,11 @@ struct checkpoint {
 };
 
 #define CHECKPOINT_NONE                                                                            \
-    ((struct checkpoint){                                                                          \
-        .draft = IMAGE_DRAFT_NONE, .dump = DUMP_NONE, .rearming = -1, .done_fd = -1})
+    ((struct checkpoint){.draft = IMAGE_DRAFT_NONE,                                                \
+                         .dump = DUMP_NONE,                                                        \
+                         .stack = STACK_NONE,                                                      \
+                         .rearming = -1,                                                           \
+                         .done_fd = -1})
 
 /* Needs the tree to exist.  May be called again after a failure. */
 int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job, struct err *err);

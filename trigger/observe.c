@@ -15,6 +15,8 @@
 #define ATTACH_NICE       5
 /* From CRIU's detaching the last thread to the first one's being on a processor. */
 #define RESUME_TIMEOUT_MS 20
+/* From the notification to the thread's leaving its processor; a millisecond each. */
+#define SEE_TRIES 3
 
 static void *attach_in_thread(void *context)
 {
@@ -49,42 +51,49 @@ static void join(struct observer *self)
     self->state = self->result ? OBSERVE_OFF : OBSERVE_ON;
 }
 
-bool observe_await(struct observer *self, struct err *err)
+int observe_await(struct observer *self, struct err *err)
 {
     if (self->state != OBSERVE_STARTING)
-        return false;
-    bool was_through = fd_wait(self->done_fd, POLLIN, 0) > 0;
-    if (!was_through && fd_wait(self->done_fd, POLLIN, ATTACH_TIMEOUT_MS) <= 0) {
-        err_text(err, ETIMEDOUT, "the BPF program is not attached within %d s",
-                 ATTACH_TIMEOUT_MS / 1000);
-        return false;
-    }
+        return 0;
+    if (fd_wait(self->done_fd, POLLIN, ATTACH_TIMEOUT_MS) <= 0)
+        return err_text(err, ETIMEDOUT, "the BPF program is not attached within %d s",
+                        ATTACH_TIMEOUT_MS / 1000);
     join(self);
     if (self->result)
         *err = self->err;
-    return true;
+    return self->result;
 }
 
-static struct mark *recent_point(const struct observer *self, uint64_t age)
+static struct recent_point *recent_point(const struct observer *self, uint64_t age)
 {
     return &self->recent[(self->points - 1 - age) % OBSERVE_RECENT];
 }
 
-static bool is_same_hit(const struct mark *a, const struct mark *b)
+/* The one that still has to be served. */
+static struct recent_point *find_point(const struct observer *self, uint32_t tid, uint32_t rule,
+                                       uint64_t hit)
 {
-    return a->tid == b->tid && a->rule == b->rule && a->hit == b->hit;
+    for (uint64_t age = 0; age < self->points && age < OBSERVE_RECENT; age++) {
+        struct recent_point *point = recent_point(self, age);
+        if (!point->served && point->mark.tid == tid && point->mark.rule == rule &&
+            point->mark.hit == hit)
+            return point;
+    }
+    return NULL;
 }
 
 static void take(const struct mark *mark, void *context)
 {
     struct observer *self = context;
+    log_debug("bpf", "mark %u of thread %u: rule %u, hit %llu", mark->kind, mark->tid, mark->rule,
+              mark->hit);
     switch (mark->kind) {
     case MARK_POINT:
         /* A thread that was woken for nothing waits again, at the same hit. */
-        if (self->points && is_same_hit(recent_point(self, 0), mark))
+        if (find_point(self, mark->tid, mark->rule, mark->hit))
             break;
         self->points++;
-        *recent_point(self, 0) = *mark;
+        *recent_point(self, 0) = (struct recent_point){.mark = *mark};
         break;
     case MARK_FROZEN:
         self->frozen_ns = mark->time_ns;
@@ -107,14 +116,15 @@ static void collect(struct observer *self)
         log_debug("bpf", "the ring buffer cannot be read: error %d", -count);
 }
 
-static const struct mark *find_point(const struct observer *self, const struct hit *hit)
+bool observe_sees(struct observer *self, const struct hit *hit)
 {
-    struct mark wanted = {
-        .tid = (uint32_t)hit->tid, .rule = (uint32_t)hit->rule, .hit = hit->number};
-    for (uint64_t age = 0; age < self->points && age < OBSERVE_RECENT; age++)
-        if (is_same_hit(recent_point(self, age), &wanted))
-            return recent_point(self, age);
-    return NULL;
+    for (int i = 0; self->state == OBSERVE_ON && i < SEE_TRIES; i++) {
+        fd_wait(marks_fd(self->marks), POLLIN, i ? 1 : 0);
+        collect(self);
+        if (find_point(self, (uint32_t)hit->tid, (uint32_t)hit->rule, hit->number))
+            return true;
+    }
+    return false;
 }
 
 /* A time of this pause, not of one before. */
@@ -133,10 +143,12 @@ void observe_hit(struct observer *self, struct hit *hit, bool resumed)
         collect(self);
     } while (resumed && !since(hit->notified_ns, self->resumed_ns) &&
              proc_monotonic_ns() < deadline);
-    const struct mark *point = find_point(self, hit);
-    if (!point)
-        return;
-    hit->mark = *point;
+    struct recent_point *point =
+        find_point(self, (uint32_t)hit->tid, (uint32_t)hit->rule, hit->number);
+    if (point) {
+        point->served = true;
+        hit->mark = point->mark;
+    }
     hit->kernel_frozen_ns = since(hit->notified_ns, self->frozen_ns);
     hit->kernel_thawed_ns = since(hit->notified_ns, self->thawed_ns);
     hit->kernel_resumed_ns = since(hit->notified_ns, self->resumed_ns);

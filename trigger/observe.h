@@ -22,6 +22,11 @@ enum observe_state {
 /* Marks that are kept until their hits are served. */
 #define OBSERVE_RECENT 64
 
+struct recent_point {
+    struct mark mark;
+    bool served;
+};
+
 struct observer {
     enum observe_state state;
     int group_fd; /* borrowed */
@@ -30,8 +35,8 @@ struct observer {
     struct marks *marks;
     int result;
     struct err err;
-    struct mark *recent; /* OBSERVE_RECENT points, the next one at points % OBSERVE_RECENT */
-    uint64_t points;     /* how many were seen */
+    struct recent_point *recent; /* OBSERVE_RECENT, the next one at points % OBSERVE_RECENT */
+    uint64_t points;             /* how many were seen */
     uint64_t frozen_ns, thawed_ns, resumed_ns; /* the last ones */
 };
 
@@ -40,9 +45,12 @@ struct observer {
 /* Returns at once.  The descriptor must stay open until observe_end(). */
 int observe_start(struct observer *self, int group_fd, struct err *err);
 
-/* Waits a bounded time until it is on, or off with the reason in *err.  True where
- * anything was waited for: what happened before has not been seen. */
-bool observe_await(struct observer *self, struct err *err);
+/* Waits a bounded time until it is on, or off: -errno then, once, with the reason. */
+int observe_await(struct observer *self, struct err *err);
+
+/* Whether the mark of a hit that is about to be served is there; waits a moment for it.
+ * It is not where the thread began to wait before the observer was on. */
+bool observe_sees(struct observer *self, const struct hit *hit);
 
 /*
  * What has been seen of this hit, which has been served: its mark, and the times of the

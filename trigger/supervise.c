@@ -29,6 +29,7 @@ struct supervisor {
     struct supervise_result *result;
     struct checkpoint checkpoint;
     struct observer observer;
+    struct hit unseen; /* the last one that was asked for again */
     int epoll_fd;
     int signal_fd;
     int events_fd; /* cgroup.events */
@@ -228,15 +229,20 @@ static void serve_due_point(struct supervisor *self, int listener,
     }
 }
 
-/* Whether the thread has to ask again, since its mark has been missed. */
-static bool await_observer(struct supervisor *self)
+/* Whether the thread has to ask again, once, since it began to wait before anybody was
+ * there to mark that. */
+static bool is_unseen(struct supervisor *self, const struct hit *hit)
 {
-    struct err err = {0};
+    struct err err;
     start_observing(self);
-    bool waited = observe_await(&self->observer, &err);
-    if (err.errnum)
+    if (observe_await(&self->observer, &err))
         say(self, "the kernel's marks are not recorded: %s; see freezepoint doctor", err.text);
-    return waited;
+    bool asked = hit->tid == self->unseen.tid && hit->rule == self->unseen.rule &&
+                 hit->number == self->unseen.number;
+    if (self->observer.state != OBSERVE_ON || observe_sees(&self->observer, hit) || asked)
+        return false;
+    self->unseen = *hit;
+    return true;
 }
 
 static void serve_point(struct supervisor *self, int listener,
@@ -258,7 +264,7 @@ static void serve_point(struct supervisor *self, int listener,
         filter_answer(listener, notification->id, FZ_ANSWER_GO_ON);
         return;
     }
-    if (await_observer(self)) {
+    if (is_unseen(self, &hit)) {
         filter_answer(listener, notification->id, -EINTR);
         return;
     }
