@@ -39,7 +39,7 @@
 
 static struct {
     void *handle;
-#define FIELD(name) __typeof__(name) *name;
+#define FIELD(name) __typeof__(&(name)) name; /* NOLINT(bugprone-macro-parentheses) */
     FUNCTIONS(FIELD)
 #undef FIELD
 } dw;

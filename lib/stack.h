@@ -17,8 +17,8 @@
 
 #include "lib/err.h"
 
-#define STACK_REGISTERS 17 /* as DWARF numbers them: rax rdx rcx rbx rsi rdi rbp rsp r8..r15 rip   \
-                            */
+/* As DWARF numbers them: rax rdx rcx rbx rsi rdi rbp rsp r8..r15 rip. */
+#define STACK_REGISTERS 17
 
 struct stack {
     pid_t pid;
