@@ -59,8 +59,7 @@ static size_t utf8_length(const unsigned char *text, size_t size)
     return letter < forms[more].least || letter > 0x10ffff || surrogate ? 0 : more + 1;
 }
 
-/* JSON is UTF-8: a byte that is none becomes U+FFFD. */
-static struct json_object *json_text(const void *bytes, size_t size)
+struct json_object *json_text(const void *bytes, size_t size)
 {
     static const char replacement[] = "\xef\xbf\xbd";
     const unsigned char *from = bytes;
@@ -76,7 +75,7 @@ static struct json_object *json_text(const void *bytes, size_t size)
     return json_object_new_string_len(text ? text : "", (int)length);
 }
 
-static struct json_object *json_bytes(const ProtobufCBinaryData *bytes)
+struct json_object *json_bytes(const ProtobufCBinaryData *bytes)
 {
     return json_text(bytes->data, bytes->len);
 }

@@ -19,6 +19,10 @@ void text_of_size(uint64_t bytes, char text[32]);
 void text_of_time(uint64_t unix_ns, char text[32]);
 void text_of_point(const Freezepoint__Point *point, char *text, size_t size);
 
+/* Text and bytes from outside: JSON is UTF-8, and a byte that is none becomes U+FFFD. */
+struct json_object *json_text(const void *bytes, size_t size);
+struct json_object *json_bytes(const ProtobufCBinaryData *bytes);
+
 /* Bytes from outside: what would move the cursor is not shown. */
 void print_bytes(FILE *to, const ProtobufCBinaryData *bytes);
 

@@ -13,6 +13,7 @@
 #include "lib/criu.h"
 #include "lib/fault.h"
 #include "lib/fd.h"
+#include "lib/job_status.h"
 #include "lib/log.h"
 #include "restore/restore.h"
 
@@ -63,10 +64,25 @@ int session_begin(struct session *session, const char *images, struct err *err)
     return error;
 }
 
+/* For `freezepoint ps`; supervise() tells more. */
+static void announce(const struct job *job)
+{
+    Freezepoint__JobStatus status;
+    struct err err;
+    freezepoint__job_status__init(&status);
+    int error = job_status_sign(&status, &err);
+    if (!error)
+        error = job_status_write(job->runtime_path, &status, &err);
+    if (error)
+        log_info("status", "%s", err.text);
+}
+
 int session_claim(struct session *session, const char *name, bool numbered, struct err *err)
 {
     int error =
         numbered ? job_create_any(name, &session->job, err) : job_create(name, &session->job, err);
+    if (!error)
+        announce(&session->job);
     fault_point("start:claimed");
     return error;
 }

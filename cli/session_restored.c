@@ -91,6 +91,8 @@ static int supervise_restored(struct session *session, const struct image *image
         .keeper = &session->keeper,
         .store = &session->store,
         .image_name = manifest->name,
+        .restored_from = image->label,
+        .restored_generation = image->generation,
         .criu = session->criu,
         .criu_log_level = session->criu_log_level,
         .points = from->points,

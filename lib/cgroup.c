@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,6 +99,17 @@ int cgroup_make(const char *name, struct cgroup *out, struct err *err)
         return err_text(err, EEXIST, "the group '%s' still has processes", out->path);
     out->fd = fd_steal(&fd);
     return 0;
+}
+
+int cgroup_open(const char *name, struct cgroup *out, struct err *err)
+{
+    char mount[PATH_MAX - 300];
+    int error = cgroup_find_mount(mount, sizeof(mount), err);
+    if (error)
+        return error;
+    snprintf(out->path, sizeof(out->path), "%s/" PARENT "/%s", mount, name);
+    out->fd = open(out->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return out->fd < 0 ? err_set(err, errno, "open group '%s'", out->path) : 0;
 }
 
 void cgroup_release(struct cgroup *group)
@@ -220,6 +232,51 @@ int cgroup_populated(int group_fd)
 {
     _cleanup_close_ int fd = cgroup_open_events(group_fd);
     return fd < 0 ? fd : cgroup_events_populated(fd);
+}
+
+int cgroup_frozen(int group_fd)
+{
+    _cleanup_close_ int fd = cgroup_open_events(group_fd);
+    return fd < 0 ? fd : event_value(fd, "frozen ");
+}
+
+/* All of a small file of the group, as text. */
+static int read_text(int group_fd, const char *name, char *text, size_t size)
+{
+    _cleanup_close_ int fd = openat(group_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = fd_read_all(fd, text, size - 1);
+    text[n > 0 ? n : 0] = '\0';
+    return n < 0 ? (int)n : 0;
+}
+
+int cgroup_memory(int group_fd, uint64_t *bytes)
+{
+    char text[64];
+    int error = read_text(group_fd, "memory.current", text, sizeof(text));
+    if (!error && sscanf(text, "%" SCNu64, bytes) != 1)
+        error = -EPROTO;
+    return error;
+}
+
+static void parse_stall(const char *text, const char *which, struct cgroup_stall *out)
+{
+    const char *line = strstr(text, which);
+    out->known =
+        line && sscanf(line + strlen(which), " avg10=%lf avg60=%lf avg300=%lf total=%" SCNu64,
+                       &out->avg10, &out->avg60, &out->avg300, &out->total_us) == 4;
+}
+
+void cgroup_pressure(int group_fd, const char *resource, struct cgroup_pressure *out)
+{
+    char name[32], text[512];
+    *out = (struct cgroup_pressure){0};
+    snprintf(name, sizeof(name), "%s.pressure", resource);
+    if (read_text(group_fd, name, text, sizeof(text)))
+        return;
+    parse_stall(text, "some", &out->some);
+    parse_stall(text, "full", &out->full);
 }
 
 static int read_processes(int group_fd, pid_t **pids, size_t *count, struct err *err)

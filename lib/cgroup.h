@@ -10,6 +10,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "lib/err.h"
@@ -27,6 +28,9 @@ int cgroup_find_mount(char *path, size_t size, struct err *err);
  * holds processes; an empty left-over is taken).  cgroup_release() closes only. */
 int cgroup_make(const char *name, struct cgroup *out, struct err *err);
 void cgroup_release(struct cgroup *group);
+
+/* Opens <mount>/freezepoint/NAME where it is; -ENOENT where there is none. */
+int cgroup_open(const char *name, struct cgroup *out, struct err *err);
 
 /* Removes the group and groups below it, then the freezepoint directory if it
  * became empty.  EBUSY while processes are in it (waits a little for zombies
@@ -55,5 +59,28 @@ int cgroup_open_events(int group_fd);
 
 /* As cgroup_populated(), read from what cgroup_open_events() opened. */
 int cgroup_events_populated(int events_fd);
+
+/* 1: frozen, 0: not, or -errno. */
+int cgroup_frozen(int group_fd);
+
+/* What its processes and their page cache occupy: memory.current.  -ENOENT where the
+ * memory controller is not on in this hierarchy (on hybrid systems v1 has it). */
+int cgroup_memory(int group_fd, uint64_t *bytes);
+
+/* The part of the time (percent, over the last 10, 60 and 300 s) in which some or all of
+ * the processes that had something to do waited for a resource, and the whole of it.
+ * Documentation/accounting/psi.rst */
+struct cgroup_stall {
+    bool known; /* kernels before 5.13 have no "full" of cpu */
+    double avg10, avg60, avg300;
+    uint64_t total_us;
+};
+
+struct cgroup_pressure {
+    struct cgroup_stall some, full;
+};
+
+/* Of "cpu", "memory" or "io"; not known where the kernel does not count it. */
+void cgroup_pressure(int group_fd, const char *resource, struct cgroup_pressure *out);
 
 #endif

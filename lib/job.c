@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/dir.h"
@@ -24,6 +25,31 @@ bool job_name_is_valid(const char *name)
         if (!strchr(letters, *c) && !strchr("._+-", *c))
             return false;
     return true;
+}
+
+/* Somebody may just be looking whether the lock is held (job_is_claimed()), which
+ * takes a shared one for a moment. */
+static int lock_file(int fd)
+{
+    for (int attempt = 0; attempt < 100; attempt++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return 0;
+        if (errno != EWOULDBLOCK || flock(fd, LOCK_SH | LOCK_NB) < 0)
+            return -errno;
+        flock(fd, LOCK_UN);
+        nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
+    }
+    return -EWOULDBLOCK;
+}
+
+int job_is_claimed(int directory_fd)
+{
+    _cleanup_close_ int fd = openat(directory_fd, "lock", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (flock(fd, LOCK_SH | LOCK_NB) == 0)
+        return 0;
+    return errno == EWOULDBLOCK ? 1 : -errno;
 }
 
 /* The lock file may be removed, with its directory, between our open and our
@@ -41,8 +67,9 @@ static int try_lock(const char *runtime_path, struct err *err)
             continue;
         if (fd < 0)
             return err_set(err, errno, "open '%s'", path);
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-            return errno == EWOULDBLOCK ? -EEXIST : err_set(err, errno, "lock '%s'", path);
+        error = lock_file(fd);
+        if (error)
+            return error == -EWOULDBLOCK ? -EEXIST : err_set(err, -error, "lock '%s'", path);
         struct stat by_fd, by_path;
         if (fstat(fd, &by_fd) == 0 && stat(path, &by_path) == 0 && by_fd.st_ino == by_path.st_ino &&
             by_fd.st_dev == by_path.st_dev)

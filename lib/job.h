@@ -1,7 +1,7 @@
 /*
  * A job: one supervised program with everything that it has outside itself:
  *   <cgroup v2>/freezepoint/NAME     its processes
- *   /run/freezepoint/NAME/           lock, control.sock (re-arming), log
+ *   /run/freezepoint/NAME/           lock, control.sock (re-arming), status
  *   /run/freezepoint/.log/NAME/      what outlives it: CRIU's log of the last restore
  *                                    and of the last failed dump, a detached job's output
  *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot, since
@@ -52,6 +52,9 @@ int job_destroy(struct job *job, struct err *err);
 
 /* Closes the descriptors alone. */
 void job_release(struct job *job);
+
+/* Whether anybody keeps the job of that runtime directory alive: 1, 0 or -errno. */
+int job_is_claimed(int directory_fd);
 
 #define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1})
 

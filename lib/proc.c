@@ -57,6 +57,51 @@ int proc_read(pid_t pid, struct proc_info *out, struct err *err)
     return out->state ? 0 : err_set(err, ESRCH, "read '%s'", path);
 }
 
+/* All of a small file below /proc/PID, as text. */
+static int read_text(pid_t pid, const char *name, char *text, size_t size)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? -ESRCH : -errno;
+    ssize_t n = fd_read_all(fd, text, size - 1);
+    text[n > 0 ? n : 0] = '\0';
+    return n < 0 ? (int)n : 0;
+}
+
+int proc_start(pid_t pid, uint64_t *ticks, char *state)
+{
+    char text[1024], letter;
+    int error = read_text(pid, "stat", text, sizeof(text));
+    if (error)
+        return error;
+    /* proc(5): the state is the third field, the start the 22nd.  The second, a name
+     * in parentheses, can hold anything. */
+    const char *rest = strrchr(text, ')');
+    if (!rest || sscanf(rest,
+                        ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d "
+                        "%*d %*d %*d %" SCNu64,
+                        &letter, ticks) != 2)
+        return -EPROTO;
+    if (state)
+        *state = letter;
+    return 0;
+}
+
+int proc_pss(pid_t pid, uint64_t *bytes)
+{
+    char text[2048];
+    unsigned long long kilobytes;
+    int error = read_text(pid, "smaps_rollup", text, sizeof(text));
+    if (error)
+        return error;
+    /* Empty: its memory has gone before it. */
+    const char *line = strstr(text, "\nPss:");
+    *bytes = line && sscanf(line, " Pss: %llu", &kilobytes) == 1 ? kilobytes * 1024 : 0;
+    return 0;
+}
+
 int proc_link(pid_t pid, const char *name, char *path, size_t size)
 {
     char link[64];

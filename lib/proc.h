@@ -28,6 +28,14 @@ struct proc_info {
 
 int proc_read(pid_t pid, struct proc_info *out, struct err *err);
 
+/* When it began, in clock ticks since boot: with its number that names it for good.
+ * *state, where not NULL, gets the letter of its state.  0 or -errno. */
+int proc_start(pid_t pid, uint64_t *ticks, char *state);
+
+/* Memory that it has present, of what it shares its part alone: what the pages of a
+ * whole tree add up to.  0 or -errno (-EACCES: another user's, for all but root). */
+int proc_pss(pid_t pid, uint64_t *bytes);
+
 /* readlink of /proc/PID/exe or cwd; always NUL-terminated.  0 or -errno. */
 int proc_link(pid_t pid, const char *name, char *path, size_t size);
 

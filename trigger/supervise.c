@@ -19,6 +19,7 @@
 #include "preload/abi.h"
 #include "trigger/checkpoint.h"
 #include "trigger/filter.h"
+#include "trigger/published.h"
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
 
@@ -30,6 +31,7 @@ struct supervisor {
     struct checkpoint checkpoint;
     struct observer observer;
     struct hit unseen; /* the last one that was asked for again */
+    struct published published;
     int epoll_fd;
     int signal_fd;
     int events_fd; /* cgroup.events */
@@ -136,17 +138,19 @@ static void finish_commit(struct supervisor *self)
         snprintf(where, sizeof(where), "%.*s#%" PRIu64,
                  (int)(hash - checkpoint->manifest->point->spec), checkpoint->manifest->point->spec,
                  checkpoint->manifest->point->hit);
+    uint64_t end = times.thawed_ns ? times.thawed_ns : times.dumped_ns;
     uint64_t generation;
     struct err err;
     if (checkpoint_finish(checkpoint, &generation, &err)) {
         self->result->failures++;
+        published_checkpoint(&self->published, 0, end - times.frozen_ns);
         say(self, "no image was made at %s: %s", where, err.text);
         return;
     }
     self->result->checkpoints++;
     if (!more_to_do(self))
         observe_end(&self->observer);
-    uint64_t end = times.thawed_ns ? times.thawed_ns : times.dumped_ns;
+    published_checkpoint(&self->published, generation, end - times.frozen_ns);
     say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
         generation, where, (double)(end - times.frozen_ns) / 1e6,
         self->result->stopped ? ", stopped" : "");
@@ -211,8 +215,10 @@ static void serve_due_point(struct supervisor *self, int listener,
         arm(self);
         return;
     }
+    published_hit(&self->published);
     if (error) {
         self->result->failures++;
+        published_checkpoint(&self->published, 0, 0);
         say(self, "checkpoint at %s failed, the program goes on: %s", point->spec, err.text);
         arm(self);
         return;
@@ -262,6 +268,7 @@ static void serve_point(struct supervisor *self, int listener,
         finish_commit(self);
     if (job->points[hit.rule].done || !more_to_do(self)) {
         filter_answer(listener, notification->id, FZ_ANSWER_GO_ON);
+        published_hit(&self->published);
         return;
     }
     if (is_unseen(self, &hit)) {
@@ -415,18 +422,18 @@ static int run_loop(struct supervisor *self, struct err *err)
     bool wait_to_arm = self->job->init != 0;
     while (!self->group_empty || !self->child_ended) {
         struct epoll_event event;
-        int n = epoll_wait(self->epoll_fd, &event, 1, wait_to_arm ? ARM_DELAY_MS : -1);
+        int n = epoll_wait(self->epoll_fd, &event, 1,
+                           wait_to_arm ? ARM_DELAY_MS : published_wait_ms(&self->published));
         if (n < 0 && errno != EINTR)
             return err_set(err, errno, "epoll_wait");
-        if (n == 0) {
+        if (n == 0 && wait_to_arm) {
             wait_to_arm = false;
             arm(self);
         }
-        if (n <= 0)
-            continue;
-        int error = dispatch(self, &event, err);
+        int error = n > 0 ? dispatch(self, &event, err) : 0;
         if (error)
             return error;
+        published_settle(&self->published, n == 0);
     }
     return 0;
 }
@@ -443,6 +450,7 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
                               .signal_fd = signal_fd,
                               .events_fd = -1,
                               .commit_fd = -1};
+    published_begin(&self.published, job);
     int error = open_sources(&self, err);
     if (!error) {
         if (!job->init)

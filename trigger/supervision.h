@@ -28,6 +28,8 @@ struct supervision {
     struct keeper *keeper;
     const struct store *store;
     const char *image_name;
+    const char *restored_from;    /* the image's label, or NULL */
+    uint64_t restored_generation; /* its number, or 0 */
     const char *criu;
     int criu_log_level;
 
