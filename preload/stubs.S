@@ -190,4 +190,10 @@ fz_call_resolver:
 fz_strings:
     .skip FZ_STRINGS_SIZE
 
+    .section .stapsdt.base, "a", @progbits
+    .globl fz_probe_base
+    .hidden fz_probe_base
+fz_probe_base: /* preload/usdt.c */
+    .skip 1
+
     .section .note.GNU-stack, "", @progbits

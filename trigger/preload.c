@@ -386,7 +386,7 @@ static int open_template(struct builder *self, struct err *err)
         layout->image_size > size)
         return err_text(err, EIO, "the preload template is not of this version");
     /* Whole: the section headers and local symbols behind the image let a debugger
-     * unwind through the shim. */
+     * unwind through the shim, and tracers find its tracepoint (preload/usdt.c). */
     self->size = size;
     self->bytes = malloc(size);
     if (!self->bytes)
