@@ -44,6 +44,8 @@
 #define FZ_HASH_SIZE    1024
 #define FZ_VERDEF_SIZE  2048
 
+#define FZ_BUILD_ID_SIZE 16
+
 #ifndef __ASSEMBLER__
 
 #include <stdint.h>
@@ -185,6 +187,7 @@ struct fz_template {
      * counter i; `operands` are the 32-bit displacements in it that name the
      * counter, relative to the stub's start. */
     uint64_t stubs, operands[3];
+    uint64_t build_id; /* FZ_BUILD_ID_SIZE bytes; launcher */
 };
 
 /*

@@ -129,8 +129,10 @@ void fz_hit(uint32_t slot, uint64_t number)
         return;
     note_seen(index, number, pairs);
     for (uint32_t i = 0; i < count && !fz_load(&fz_control.disarmed); i++)
-        if (fz_control.rules[i].counter == index && is_due(&fz_control.rules[i], number))
+        if (fz_control.rules[i].counter == index && is_due(&fz_control.rules[i], number)) {
+            fz_probe_point(i, number);
             ask(FZ_OP_POINT, i, number, FZ_POINTER(&fz_control), false);
+        }
 }
 
 void fz_constructor(void)

@@ -68,6 +68,9 @@ bool fz_ensure_armed(bool anew);
  * the socket of the job that was launched: sets that of the job whose group it is in. */
 void fz_find_job(void);
 
+/* usdt.c: tells tracers, if there are any, of a due hit. */
+void fz_probe_point(uint64_t rule, uint64_t hit);
+
 /* slots.c: where a stub goes on to.  Called from stubs.S. */
 uint64_t fz_enter(struct fz_frame *frame);
 void fz_resolve_all(void);

@@ -14,6 +14,15 @@
     .asciz "GNU"
     .long 0xc0000002, 4, 1, 0 /* x86 feature 1: IBT */
 
+    .section .fz_build_id, "a", @note /* ld drops those that have the usual name */
+    .balign 4
+    .long 4, FZ_BUILD_ID_SIZE, 3 /* NT_GNU_BUILD_ID */
+    .asciz "GNU"
+    .globl fz_build_id
+    .hidden fz_build_id
+fz_build_id:
+    .skip FZ_BUILD_ID_SIZE
+
     .text
 
 #define SLOT(i)    fz_slots + FZ_SLOT_SIZE * (i)
@@ -180,5 +189,11 @@ fz_call_resolver:
     .hidden fz_strings
 fz_strings:
     .skip FZ_STRINGS_SIZE
+
+    .section .stapsdt.base, "a", @progbits
+    .globl fz_probe_base
+    .hidden fz_probe_base
+fz_probe_base: /* preload/usdt.c */
+    .skip 1
 
     .section .note.GNU-stack, "", @progbits

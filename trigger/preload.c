@@ -386,7 +386,7 @@ static int open_template(struct builder *self, struct err *err)
         layout->image_size > size)
         return err_text(err, EIO, "the preload template is not of this version");
     /* Whole: the section headers and local symbols behind the image let a debugger
-     * unwind through the shim. */
+     * unwind through the shim, and tracers find its tracepoint (preload/usdt.c). */
     self->size = size;
     self->bytes = malloc(size);
     if (!self->bytes)
@@ -394,6 +394,18 @@ static int open_template(struct builder *self, struct err *err)
     memcpy(self->bytes, preload_template, size);
     self->strings_used = 1;
     return 0;
+}
+
+/* perf finds a probed file again by its build ID, and takes none without one. */
+static void set_build_id(struct builder *self, char *text, size_t text_size)
+{
+    XXH128_hash_t hash = XXH3_128bits(self->bytes, self->size);
+    XXH128_canonical_t canonical;
+    _Static_assert(sizeof(canonical.digest) == FZ_BUILD_ID_SIZE, "abi");
+    XXH128_canonicalFromHash(&canonical, hash);
+    memcpy(at(self, self->layout.build_id), canonical.digest, sizeof(canonical.digest));
+    snprintf(text, text_size, "%016llx%016llx", (unsigned long long)hash.high64,
+             (unsigned long long)hash.low64);
 }
 
 int preload_build(const struct preload_request *request, struct preload *out, struct err *err)
@@ -416,9 +428,7 @@ int preload_build(const struct preload_request *request, struct preload *out, st
     if (error)
         return error;
     fill_control(&self, request);
-    XXH128_hash_t hash = XXH3_128bits(self.bytes, self.size);
-    snprintf(out->hash, sizeof(out->hash), "%016llx%016llx", (unsigned long long)hash.high64,
-             (unsigned long long)hash.low64);
+    set_build_id(&self, out->hash, sizeof(out->hash));
     out->size = self.size;
     out->control_offset = self.layout.control;
     out->bytes = steal_pointer(&owned);

@@ -48,7 +48,8 @@ struct preload_request {
 struct preload {
     unsigned char *bytes; /* malloc'ed */
     size_t size;
-    char hash[33];           /* XXH3-128 of the bytes, in hexadecimal */
+    char hash[33];           /* XXH3-128 of the bytes but for the build ID, which it then
+                                is, in hexadecimal */
     uint64_t control_offset; /* of struct fz_control from the library's load address */
 };
 

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,6 +59,7 @@ typedef void (*on_stop)(struct target *target);
 
 static char directory[] = "/tmp/fz-preload-XXXXXX";
 static char library_path[64], socket_path[64];
+static struct preload built; /* the library, without its bytes */
 static struct seen seen;
 
 static inline void build(const struct preload_slot *slots, size_t slot_count,
@@ -67,7 +69,6 @@ static inline void build(const struct preload_slot *slots, size_t slot_count,
     struct sock_filter filter[FZ_FILTER_MAX];
     int length = filter_build(filter, FZ_FILTER_MAX, &err);
     assert_true(length > 0);
-    struct preload preload = PRELOAD_NONE;
     struct preload_request request = {.slots = slots,
                                       .slot_count = slot_count,
                                       .rules = rules,
@@ -75,13 +76,13 @@ static inline void build(const struct preload_slot *slots, size_t slot_count,
                                       .socket_path = socket_path,
                                       .filter = filter,
                                       .filter_length = (size_t)length};
-    if (preload_build(&request, &preload, &err))
+    if (preload_build(&request, &built, &err))
         fail_msg("%s", err.text);
     FILE *file = fopen(library_path, "we");
     assert_non_null(file);
-    assert_int_equal(fwrite(preload.bytes, preload.size, 1, file), 1);
+    assert_int_equal(fwrite(built.bytes, built.size, 1, file), 1);
     assert_int_equal(fclose(file), 0);
-    preload_release(&preload);
+    free(steal_pointer(&built.bytes));
 }
 
 static inline void build_one(const char *name, const char *library, uint64_t first, uint64_t every)
@@ -147,6 +148,16 @@ static inline void serve_one(struct target *target, on_point callback)
     target->seen->count++;
     if (!callback || !callback(target, &notification))
         filter_answer(target->listener, notification.id, target->answer);
+}
+
+/* As who restores it does, once there was a hit. */
+static inline void write_generation(const struct target *target, uint64_t generation)
+{
+    struct iovec from = {&generation, sizeof(generation)};
+    struct iovec to = {(void *)(uintptr_t)(target->seen->hits[0].control +
+                                           offsetof(struct fz_control, generation)),
+                       sizeof(generation)};
+    assert_int_equal(process_vm_writev(target->pid, &from, 1, &to, 1, 0), sizeof(generation));
 }
 
 /* Until the program has ended. */

@@ -5,7 +5,6 @@
  */
 #include "tests/unit/supervised.h"
 
-#include <sys/uio.h>
 #include <sys/un.h>
 
 static int role_stop_between(void)
@@ -95,15 +94,6 @@ static void accept_generation(struct target *target, uint64_t generation)
 static void accept_rearming(struct target *target)
 {
     accept_generation(target, seen.count ? 1 : 0);
-}
-
-static void write_generation(const struct target *target, uint64_t generation)
-{
-    struct iovec from = {&generation, sizeof(generation)};
-    struct iovec to = {(void *)(uintptr_t)(target->seen->hits[0].control +
-                                           offsetof(struct fz_control, generation)),
-                       sizeof(generation)};
-    assert_int_equal(process_vm_writev(target->pid, &from, 1, &to, 1, 0), sizeof(generation));
 }
 
 /* What a dump and a restore look like to the process: within a call ... */
