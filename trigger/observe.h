@@ -20,7 +20,7 @@ enum observe_state {
 };
 
 /* Marks that are kept until their hits are served. */
-#define OBSERVE_RECENT 64
+#define OBSERVE_RECENT 256
 
 struct recent_point {
     struct mark mark;

@@ -23,14 +23,15 @@
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
 
-#define ARM_DELAY_MS 20 /* after a restore */
+#define ARM_DELAY_MS  20 /* after a restore */
+#define ASK_AGAIN_MAX (OBSERVE_RECENT / 2)
 
 struct supervisor {
     const struct supervision *job;
     struct supervise_result *result;
     struct checkpoint checkpoint;
     struct observer observer;
-    struct hit unseen; /* the last one that was asked for again */
+    unsigned asked_again; /* how many hits, for the observer's sake */
     struct published published;
     int epoll_fd;
     int signal_fd;
@@ -235,19 +236,18 @@ static void serve_due_point(struct supervisor *self, int listener,
     }
 }
 
-/* Whether the thread has to ask again, once, since it began to wait before anybody was
- * there to mark that. */
+/* Whether the thread has to ask again, since it began to wait before anybody was there
+ * to mark that.  Every thread that waits when a checkpoint is taken asks again anyway. */
 static bool is_unseen(struct supervisor *self, const struct hit *hit)
 {
     struct err err;
     start_observing(self);
     if (observe_await(&self->observer, &err))
         say(self, "the kernel's marks are not recorded: %s; see freezepoint doctor", err.text);
-    bool asked = hit->tid == self->unseen.tid && hit->rule == self->unseen.rule &&
-                 hit->number == self->unseen.number;
-    if (self->observer.state != OBSERVE_ON || observe_sees(&self->observer, hit) || asked)
+    if (self->observer.state != OBSERVE_ON || observe_sees(&self->observer, hit) ||
+        self->asked_again == ASK_AGAIN_MAX)
         return false;
-    self->unseen = *hit;
+    self->asked_again++;
     return true;
 }
 
@@ -275,6 +275,7 @@ static void serve_point(struct supervisor *self, int listener,
         filter_answer(listener, notification->id, -EINTR);
         return;
     }
+    self->asked_again = ASK_AGAIN_MAX;
     log_debug("point", "%s: hit %" PRIu64 " by thread %d", job->points[hit.rule].spec, hit.number,
               hit.tid);
     serve_due_point(self, listener, notification, &hit);
