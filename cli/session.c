@@ -81,8 +81,6 @@ int session_claim(struct session *session, const char *name, bool numbered, stru
 {
     int error =
         numbered ? job_create_any(name, &session->job, err) : job_create(name, &session->job, err);
-    if (!error)
-        announce(&session->job);
     fault_point("start:claimed");
     return error;
 }
@@ -90,6 +88,8 @@ int session_claim(struct session *session, const char *name, bool numbered, stru
 int session_start_keeper(struct session *session, struct err *err)
 {
     int error = keeper_start(&session->job, &session->plan, &session->keeper, err);
+    if (!error)
+        announce(&session->job);
     fault_point("start:keeper");
     return error;
 }
