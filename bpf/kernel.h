@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
  * What our BPF programs know of the kernel: the few fields that they read, found in
  * the running kernel's own layout when they are loaded (CO-RE), and every difference
