@@ -58,24 +58,24 @@ static __always_inline void enter_task(struct mark *mark, struct task_struct *ta
     bpf_core_read_str(mark->comm, sizeof(mark->comm), &task->comm);
 }
 
-/* `previous`, which is still the current task, leaves the processor. */
-static __always_inline void mark_point(void *ctx, struct task_struct *previous)
+/* Whether the task is in the no-op system call, at a due point, and has no answer yet;
+ * once it has, it may stop on its way out, frozen or traced. */
+static __always_inline bool waits_at_point(const struct pt_regs *user)
 {
-    const struct pt_regs *user = (const void *)bpf_task_pt_regs(previous);
-    struct pt_regs registers;
-    if (bpf_probe_read_kernel(&registers, sizeof(registers), user) < 0 ||
-        registers.orig_ax != GETPID || registers.di != CALL_MAGIC || registers.si != OP_POINT)
-        return;
-    /* Once it is answered it may stop on its way out, frozen or traced. */
-    if ((long)registers.ax != NO_RESULT)
-        return;
+    return user->orig_ax == GETPID && user->di == CALL_MAGIC && user->si == OP_POINT &&
+           (long)user->ax == NO_RESULT;
+}
+
+static __always_inline void mark_point(void *ctx, struct task_struct *task,
+                                       const struct pt_regs *user)
+{
     struct mark *mark = begin(MARK_POINT);
     if (!mark)
         return;
-    enter_task(mark, previous);
-    mark->rule = registers.dx;
-    mark->hit = registers.r10;
-    mark->registers = registers;
+    enter_task(mark, task);
+    mark->rule = user->dx;
+    mark->hit = user->r10;
+    bpf_probe_read_kernel(&mark->registers, sizeof(mark->registers), user);
     long size = bpf_get_stack(ctx, mark->stack, sizeof(mark->stack), BPF_F_USER_STACK);
     mark->stack_depth = size > 0 ? size / sizeof(mark->stack[0]) : 0;
     bpf_ringbuf_submit(mark, 0);
@@ -95,9 +95,11 @@ static __always_inline void mark_resumed(struct task_struct *next)
 SEC("tp_btf/sched_switch")
 int BPF_PROG(switched, bool preempt, struct task_struct *previous, struct task_struct *next)
 {
-    /* Also where it is only preempted: it may have its answer before it sleeps. */
-    if (bpf_current_task_under_cgroup(&group, 0) == 1)
-        mark_point(ctx, previous);
+    /* `previous` is still the current task.  Also where it is only preempted: it may
+     * have its answer before it sleeps. */
+    const struct pt_regs *user = (const void *)bpf_task_pt_regs(previous);
+    if (waits_at_point(user) && bpf_current_task_under_cgroup(&group, 0) == 1)
+        mark_point(ctx, previous, user);
     if (waiting == WAIT_RESUME && !BPF_CORE_READ(next, ptrace) &&
         is_in_group(next, group_id, group_level))
         mark_resumed(next);

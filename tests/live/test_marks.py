@@ -1,17 +1,15 @@
 """What the kernel saw of checkpoints: marks by a BPF program, beside what shim and
 supervisor say."""
 
-import contextlib
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
 
 import pytest
 
-from harness import APPS, PYTHON, wait_for
+from harness import APPS, PYTHON, bpf_links_of, wait_for
 
 MOMENT_NS = 2_000_000
 NOT_RECORDED = "the kernel's marks are not recorded"
@@ -124,15 +122,6 @@ def test_without_bpf_all_else_works(freezepoint, without_types):
     assert freezepoint.inspect()["mark"] is None
 
 
-def links_of(pid):
-    """The BPF links that a process holds, which are what is attached."""
-    found = set()
-    for entry in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.update(re.findall(r"^link_id:\s+(\d+)$", entry.read_text(), re.M))
-    return {int(link) for link in found}
-
-
 def all_links():
     shown = subprocess.run(["bpftool", "-j", "link", "show"], capture_output=True, text=True,
                            check=True).stdout
@@ -142,14 +131,14 @@ def all_links():
 def test_detached_once_no_checkpoint_is_due(freezepoint):
     running = freezepoint.start_run("--at", "rand_r#3", "--", APPS / "steady", 1, 2)
     running.wait_for_message("checkpoint .*@1 ")
-    wait_for(lambda: not links_of(running.pid), "the BPF program to be detached")
+    wait_for(lambda: not bpf_links_of(running.pid), "the BPF program to be detached")
     running.process.terminate()
     running.wait()
 
 
 def test_detached_where_the_supervisor_is_killed(freezepoint):
     running = freezepoint.start_run("--at", "rand_r#1000000", "--", APPS / "steady", 1, 2)
-    links = wait_for(lambda: links_of(running.pid), "the BPF program to be attached")
+    links = wait_for(lambda: bpf_links_of(running.pid), "the BPF program to be attached")
     assert links <= all_links()
     running.process.kill()
     running.wait()
