@@ -308,6 +308,15 @@ void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit)
         describe_mark(manifest, hit);
 }
 
+uint64_t describe_pause(const Freezepoint__Manifest *manifest)
+{
+    const Freezepoint__Mark *mark = manifest->mark;
+    if (mark && mark->frozen_ns && mark->resumed_ns > mark->frozen_ns)
+        return mark->resumed_ns - mark->frozen_ns;
+    const Freezepoint__Timings *times = manifest->timings;
+    return (times->thawed_ns ? times->thawed_ns : times->dumped_ns) - times->frozen_ns;
+}
+
 pid_t describe_root(const struct supervision *job, struct err *err)
 {
     /* It is of the group until it has ended, and would be a second tree in it. */

@@ -25,6 +25,10 @@ int describe_processes(const struct supervision *job, pid_t root, const struct i
  * it is called when it does. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);
 
+/* How long the program stood, in ns: as the kernel saw it, else by our own clock; to the
+ * end of the dump where it was not to go on. */
+uint64_t describe_pause(const Freezepoint__Manifest *manifest);
+
 /* The one process of the group whose parent is outside it, in our pid namespace;
  * -errno where there is none or more than one tree. */
 pid_t describe_root(const struct supervision *job, struct err *err);

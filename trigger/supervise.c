@@ -130,7 +130,7 @@ static void finish_commit(struct supervisor *self)
     if (self->commit_fd >= 0)
         unwatch(self, self->commit_fd);
     self->commit_fd = -1;
-    Freezepoint__Timings times = *checkpoint->manifest->timings;
+    uint64_t pause_ns = describe_pause(checkpoint->manifest);
     char where[300];
     snprintf(where, sizeof(where), "%s#%" PRIu64, checkpoint->manifest->point->spec,
              checkpoint->manifest->point->hit);
@@ -139,21 +139,20 @@ static void finish_commit(struct supervisor *self)
         snprintf(where, sizeof(where), "%.*s#%" PRIu64,
                  (int)(hash - checkpoint->manifest->point->spec), checkpoint->manifest->point->spec,
                  checkpoint->manifest->point->hit);
-    uint64_t end = times.thawed_ns ? times.thawed_ns : times.dumped_ns;
     uint64_t generation;
     struct err err;
     if (checkpoint_finish(checkpoint, &generation, &err)) {
         self->result->failures++;
-        published_checkpoint(&self->published, 0, end - times.frozen_ns);
+        published_checkpoint(&self->published, 0, pause_ns);
         say(self, "no image was made at %s: %s", where, err.text);
         return;
     }
     self->result->checkpoints++;
     if (!more_to_do(self))
         observe_end(&self->observer);
-    published_checkpoint(&self->published, generation, end - times.frozen_ns);
+    published_checkpoint(&self->published, generation, pause_ns);
     say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
-        generation, where, (double)(end - times.frozen_ns) / 1e6,
+        generation, where, (double)pause_ns / 1e6,
         self->result->stopped ? ", stopped" : "");
 }
 

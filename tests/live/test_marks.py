@@ -59,6 +59,8 @@ def test_marks_come_in_the_order_of_the_hits(freezepoint):
     marks = marks_of(freezepoint)
     said = [int(hit) for hit in re.findall(r"at rand_r#(\d+) ", done.stderr)]
     assert said == [image["hit"]["hit"] for image, _ in marks] == list(range(100, 1001, 100))
+    frozen = [float(ms) for ms in re.findall(r"\(frozen ([\d.]+) ms\)", done.stderr)]
+    assert frozen == [pytest.approx(mark["frozen_to_resumed_ms"], abs=0.051) for _, mark in marks]
     ends = [time for _, mark in marks for time in (mark["point_ns"], mark["resumed_ns"])]
     assert ends == sorted(ends)
 
