@@ -55,7 +55,11 @@ int observe_await(struct observer *self, struct err *err)
 {
     if (self->state != OBSERVE_STARTING)
         return 0;
-    if (fd_wait(self->done_fd, POLLIN, ATTACH_TIMEOUT_MS) <= 0)
+    bool first = !self->late;
+    self->late = fd_wait(self->done_fd, POLLIN, first ? ATTACH_TIMEOUT_MS : 0) <= 0;
+    if (self->late && !first)
+        return 0;
+    if (self->late)
         return err_text(err, ETIMEDOUT, "the BPF program is not attached within %d s",
                         ATTACH_TIMEOUT_MS / 1000);
     join(self);

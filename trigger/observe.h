@@ -31,6 +31,7 @@ struct observer {
     enum observe_state state;
     int group_fd; /* borrowed */
     int done_fd;  /* eventfd, readable when the thread is through; -1: none */
+    bool late;    /* its time is over, and that was told */
     pthread_t thread;
     struct marks *marks;
     int result;

@@ -152,8 +152,7 @@ static void finish_commit(struct supervisor *self)
         observe_end(&self->observer);
     published_checkpoint(&self->published, generation, pause_ns);
     say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
-        generation, where, (double)pause_ns / 1e6,
-        self->result->stopped ? ", stopped" : "");
+        generation, where, (double)pause_ns / 1e6, self->result->stopped ? ", stopped" : "");
 }
 
 static void adopt_listener(struct supervisor *self, int connection)
