@@ -27,6 +27,34 @@ bool job_name_is_valid(const char *name)
     return true;
 }
 
+static int is_name(const struct dirent *entry)
+{
+    return job_name_is_valid(entry->d_name);
+}
+
+static int compare_names(const struct dirent **left, const struct dirent **right)
+{
+    return strcmp((*left)->d_name, (*right)->d_name);
+}
+
+int job_names_list(int directory_fd, struct job_names *out)
+{
+    struct job_names names = {0};
+    names.count = scandirat(directory_fd, ".", &names.list, is_name, compare_names);
+    if (names.count < 0)
+        return -errno;
+    *out = names;
+    return 0;
+}
+
+void job_names_free(struct job_names *names)
+{
+    for (int i = 0; i < names->count; i++)
+        free(names->list[i]);
+    free(names->list);
+    *names = (struct job_names){0};
+}
+
 /* Somebody may just be looking whether the lock is held (job_is_claimed()), which
  * takes a shared one for a moment. */
 static int lock_file(int fd)

@@ -15,6 +15,7 @@
 #define FREEZEPOINT_JOB_H
 
 #include <limits.h>
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -38,6 +39,16 @@ struct job {
 
 /* Letters, digits and "._+-", not starting with a punctuation mark. */
 bool job_name_is_valid(const char *name);
+
+/* The entries of a directory that are such names, sorted; freed with job_names_free().
+ * 0 or -errno. */
+struct job_names {
+    struct dirent **list;
+    int count;
+};
+
+int job_names_list(int directory_fd, struct job_names *out);
+void job_names_free(struct job_names *names);
 
 /* Claims the name and makes all of the above.  -EEXIST (ERR_FAILED) where a
  * running job has the name. */

@@ -161,38 +161,15 @@ static int visit_name(int root_fd, const char *name, job_visit *visit, void *con
     return visit_existing(name, directory_fd, &group, visit, context, err);
 }
 
-struct names {
-    struct dirent **list;
-    int count;
-};
-
-static void free_names(struct names *names)
-{
-    for (int i = 0; i < names->count; i++)
-        free(names->list[i]);
-    free(names->list);
-}
-
-static int is_name(const struct dirent *entry)
-{
-    return job_name_is_valid(entry->d_name);
-}
-
-static int compare_names(const struct dirent **left, const struct dirent **right)
-{
-    return strcmp((*left)->d_name, (*right)->d_name);
-}
-
 int job_view_all(job_visit *visit, void *context, struct err *err)
 {
-    _cleanup_(free_names) struct names names = {0};
+    _cleanup_(job_names_free) struct job_names names = {0};
     _cleanup_close_ int root_fd = open(JOB_RUNTIME_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (root_fd < 0)
         return errno == ENOENT ? 0 : err_set(err, errno, "open '" JOB_RUNTIME_ROOT "'");
-    names.count = scandirat(root_fd, ".", &names.list, is_name, compare_names);
-    if (names.count < 0)
-        return err_set(err, errno, "read '" JOB_RUNTIME_ROOT "'");
-    int error = 0;
+    int error = job_names_list(root_fd, &names);
+    if (error)
+        return err_set(err, -error, "read '" JOB_RUNTIME_ROOT "'");
     for (int i = 0; i < names.count && !error; i++)
         error = visit_name(root_fd, names.list[i]->d_name, visit, context, err);
     return error;

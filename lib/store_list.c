@@ -1,6 +1,5 @@
 #include "lib/store.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,28 +11,6 @@
 #include "lib/fd.h"
 #include "lib/image.h"
 #include "lib/job.h"
-
-struct names {
-    struct dirent **list;
-    int count;
-};
-
-static void free_names(struct names *names)
-{
-    for (int i = 0; i < names->count; i++)
-        free(names->list[i]);
-    free(names->list);
-}
-
-static int is_name(const struct dirent *entry)
-{
-    return job_name_is_valid(entry->d_name);
-}
-
-static int compare_names(const struct dirent **left, const struct dirent **right)
-{
-    return strcmp((*left)->d_name, (*right)->d_name);
-}
 
 static int visit_generation(const struct store *store, struct store_entry *entry,
                             store_visit *visit, void *context)
@@ -79,13 +56,12 @@ static int visit_name(const struct store *store, const char *name, store_visit *
 
 int store_list(const struct store *store, store_visit *visit, void *context, struct err *err)
 {
-    _cleanup_(free_names) struct names names = {0};
-    int count = scandirat(store->fd, ".", &names.list, is_name, compare_names);
-    if (count < 0)
-        return err_set(err, errno, "read directory '%s'", store->path);
-    names.count = count;
+    _cleanup_(job_names_free) struct job_names names = {0};
+    int error = job_names_list(store->fd, &names);
+    if (error)
+        return err_set(err, -error, "read directory '%s'", store->path);
     int stop = 0;
-    for (int i = 0; i < count && !stop; i++)
+    for (int i = 0; i < names.count && !stop; i++)
         stop = visit_name(store, names.list[i]->d_name, visit, context);
     return stop;
 }
