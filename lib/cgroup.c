@@ -81,6 +81,9 @@ int cgroup_make(const char *name, struct cgroup *out, struct err *err)
     snprintf(out->path, sizeof(out->path), "%s/%s/%s", mount, PARENT, name);
     /* Another job's end may remove the shared parent between the two steps. */
     for (int attempt = 0; attempt < 20; attempt++) {
+        /* An empty left-over may be frozen, or remember a cgroup.kill: that ends also
+         * who is born in it later (kernel/fork.c, cgroup_post_fork()). */
+        rmdir(out->path);
         error = make_group_directory(parent, err);
         if (!error)
             error = make_group_directory(out->path, err);

@@ -25,7 +25,7 @@ struct cgroup {
 int cgroup_find_mount(char *path, size_t size, struct err *err);
 
 /* Makes <mount>/freezepoint/NAME (EEXIST passes through where it exists and
- * holds processes; an empty left-over is taken).  cgroup_release() closes only. */
+ * holds processes; an empty left-over is removed first).  cgroup_release() closes only. */
 int cgroup_make(const char *name, struct cgroup *out, struct err *err);
 void cgroup_release(struct cgroup *group);
 

@@ -236,6 +236,15 @@ def test_program_dies_while_frozen_by_somebody_else(steady):
     wait_for(lambda: not steady.tool.group().exists(), "the group to go")
 
 
+@pytest.mark.parametrize("left", ["cgroup.kill", "cgroup.freeze"])
+def test_group_that_was_left_behind(freezepoint, left):
+    """It is empty, but what was written to it would meet the next program in it."""
+    freezepoint.group().mkdir(parents=True)
+    (freezepoint.group() / left).write_text("1")
+    done = freezepoint.run("--at", "times", "--", PYTHON, "-c", "import os; os.times()")
+    assert done.returncode == 0 and freezepoint.generations() == [1], done.stderr
+
+
 LATE = """
 #include <asm/unistd.h>
 
