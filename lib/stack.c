@@ -161,7 +161,8 @@ static bool read_memory(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void
 {
     (void)dwfl;
     const struct stack *stack = context;
-    if (address < stack->bottom || address - stack->bottom > stack->size - sizeof(uint64_t))
+    if (stack->size < sizeof(uint64_t) || address < stack->bottom ||
+        address - stack->bottom > stack->size - sizeof(uint64_t))
         return false;
     memcpy(result, (const char *)stack->bytes + (address - stack->bottom), sizeof(uint64_t));
     return true;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -132,12 +133,45 @@ static void a_wild_stack_pointer_is_an_error(void **state)
     assert_null(stack.bytes);
 }
 
+/* Where it is, in a function whose frame is found by rbp. */
+__attribute__((noinline, noipa)) static uint64_t place_with_frame_pointer(size_t size)
+{
+    volatile char *room = __builtin_alloca(size);
+    uint64_t here;
+    room[0] = 0;
+    __asm__ volatile("leaq 0(%%rip), %0" : "=r"(here));
+    return here + (uint64_t)room[0];
+}
+
+/* A program may ask by its own system call, with any registers. */
+static void a_stack_of_a_few_bytes_is_kept_to(void **state)
+{
+    (void)state;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages + page, page, PROT_NONE), 0);
+    uint64_t bottom = (uint64_t)(uintptr_t)pages + page - 4;
+    uint64_t registers[STACK_REGISTERS] = {
+        [6] = bottom + (1ULL << 40), [7] = bottom, [16] = place_with_frame_pointer(64)};
+    struct stack stack = STACK_NONE;
+    struct seen seen = {0};
+    struct err err;
+    assert_int_equal(stack_copy(getpid(), registers, &stack), 0);
+    assert_int_equal(stack.size, 4);
+    assert_int_equal(stack_walk(&stack, 64, keep, &seen, &err), 1);
+    assert_string_equal(seen.symbols[0], "place_with_frame_pointer");
+    stack_free(&stack);
+    munmap(pages, 2 * page);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(callers_have_their_names),
         cmocka_unit_test(no_more_frames_than_asked_for),
         cmocka_unit_test(a_wild_stack_pointer_is_an_error),
+        cmocka_unit_test(a_stack_of_a_few_bytes_is_kept_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
