@@ -26,7 +26,7 @@
     X(dwfl_linux_proc_maps_report)                                                                 \
     X(dwfl_report_end)                                                                             \
     X(dwfl_linux_proc_find_elf)                                                                    \
-    X(dwfl_standard_find_debuginfo)                                                                \
+    X(dwfl_build_id_find_debuginfo)                                                                \
     X(dwfl_attach_state)                                                                           \
     X(dwfl_thread_state_registers)                                                                 \
     X(dwfl_getthread_frames)                                                                       \
@@ -130,16 +130,6 @@ void stack_free(struct stack *stack)
 
 /* ---- the walk ---- */
 
-/* A user's DEBUGINFOD_URLS would have libdw ask the network. */
-static int find_debuginfo(Dwfl_Module *module, void **data, const char *name, Dwarf_Addr base,
-                          const char *file, const char *link, GElf_Word crc, char **found)
-{
-    const char *urls = getenv("DEBUGINFOD_URLS");
-    if (urls && *urls)
-        return -1;
-    return dw.dwfl_standard_find_debuginfo(module, data, name, base, file, link, crc, found);
-}
-
 static pid_t next_thread(Dwfl *dwfl, void *context, void **thread)
 {
     (void)dwfl;
@@ -236,8 +226,10 @@ int stack_walk(const struct stack *stack, size_t max,
     int error = load_libdw(err);
     if (error)
         return error;
+    /* By build id alone, which leads below /usr/lib/debug: by name it would open what the
+     * program's own directory has there, even a FIFO, and after that ask the network. */
     const Dwfl_Callbacks files = {.find_elf = dw.dwfl_linux_proc_find_elf,
-                                  .find_debuginfo = find_debuginfo};
+                                  .find_debuginfo = dw.dwfl_build_id_find_debuginfo};
     struct walk walk = {.max = max, .visit = visit, .context = context};
     walk.dwfl = dw.dwfl_begin(&files);
     if (!walk.dwfl)

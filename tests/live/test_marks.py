@@ -97,6 +97,20 @@ def test_stack_of_an_interpreter(freezepoint):
     assert "_start" in functions(mark) or "Py_BytesMain" in functions(mark), mark
 
 
+def test_nothing_beside_the_program_is_opened(freezepoint, directory):
+    """A FIFO where its debugging information is said to be: nobody ever writes to it."""
+    program, debug = directory / "threads", directory / "threads.debug"
+    debug.touch()
+    subprocess.run(["objcopy", "--strip-all", f"--add-gnu-debuglink={debug}", APPS / "threads",
+                    program], check=True)
+    debug.unlink()
+    os.mkfifo(debug)
+    done = freezepoint.run("--at", "rand_r#3", "--", program, 1, 10, timeout=20)
+    assert done.returncode == 0, done.stderr
+    [(_, mark)] = marks_of(freezepoint)
+    assert mark["stack"][0]["module"] == str(program)
+
+
 def test_marks_of_restored_programs(freezepoint):
     """Its numbers are those of its own pid namespace; the kernel knows others, too."""
     words = ["--at", "rand_r#20000", "--every", 20000, "--", APPS / "threads", 4, 20000]
