@@ -1,6 +1,7 @@
 #include "cli/watch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "lib/console.h"
 #include "lib/fd.h"
 #include "lib/proc.h"
 
@@ -22,9 +24,13 @@
 #define LINE_END         "\r\n" /* a foreground job may have the terminal in raw mode */
 #define SCREEN_END       "\033[J"
 
+/* How long a terminal that takes nothing is waited for, to take or give back its screen. */
+#define SCREEN_TIMEOUT_MS 500
+
 struct screen {
     const struct watch *watch;
     bool in_place;
+    int output_fd; /* a terminal's is our own, non-blocking: standard output is shared */
     sigset_t signals, former;
     int signal_fd;
     int ended_by; /* a signal; 0: none */
@@ -36,9 +42,11 @@ static bool goes_on(const struct screen *self)
     return !self->ended_by && !self->closed;
 }
 
-static void write_plainly(const char *text)
+static void write_plainly(const struct screen *self, const char *text)
 {
-    ssize_t ignored = write(STDOUT_FILENO, text, strlen(text));
+    if (fd_wait(self->output_fd, POLLOUT, SCREEN_TIMEOUT_MS) <= 0)
+        return;
+    ssize_t ignored = write(self->output_fd, text, strlen(text));
     (void)ignored;
 }
 
@@ -46,10 +54,10 @@ static void write_plainly(const char *text)
 static void stop(const struct screen *self)
 {
     if (self->in_place)
-        write_plainly(SCREEN_GIVE_BACK);
+        write_plainly(self, SCREEN_GIVE_BACK);
     raise(SIGSTOP);
     if (self->in_place)
-        write_plainly(SCREEN_TAKE);
+        write_plainly(self, SCREEN_TAKE);
 }
 
 static void serve_signal(struct screen *self)
@@ -69,7 +77,7 @@ static bool wait_for_output(struct screen *self, bool writing, int timeout_ms)
 {
     struct pollfd watched[] = {
         {.fd = self->signal_fd, .events = POLLIN},
-        {.fd = STDOUT_FILENO, .events = writing ? POLLOUT : 0},
+        {.fd = self->output_fd, .events = writing ? POLLOUT : 0},
     };
     if (poll(watched, 2, timeout_ms) < 0)
         return false;
@@ -80,13 +88,14 @@ static bool wait_for_output(struct screen *self, bool writing, int timeout_ms)
     return watched[1].revents & POLLOUT;
 }
 
-/* What a pipe that polls writable takes for certain, so that ^C is always heard. */
+/* What a pipe that polls writable takes for certain, so that ^C is always heard.  A
+ * terminal takes what it has room for. */
 static int write_text(struct screen *self, const char *text, size_t size, struct err *err)
 {
     while (size && goes_on(self)) {
         if (!wait_for_output(self, true, -1))
             continue;
-        ssize_t n = write(STDOUT_FILENO, text, size < PIPE_BUF ? size : PIPE_BUF);
+        ssize_t n = write(self->output_fd, text, size < PIPE_BUF ? size : PIPE_BUF);
         if (n < 0 && (errno == EPIPE || errno == EIO))
             self->closed = true;
         else if (n < 0 && errno != EINTR && errno != EAGAIN)
@@ -184,6 +193,13 @@ static int take_signals(struct screen *self, struct err *err)
     return self->signal_fd < 0 ? err_set(err, errno, "signalfd") : 0;
 }
 
+static int open_output(struct screen *self, struct err *err)
+{
+    self->output_fd = isatty(STDOUT_FILENO) ? console_open_again(STDOUT_FILENO)
+                                            : fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    return self->output_fd < 0 ? err_set(err, errno, "duplicate standard output") : 0;
+}
+
 static bool can_redraw(void)
 {
     const char *terminal = getenv("TERM");
@@ -192,17 +208,22 @@ static bool can_redraw(void)
 
 int watch_run(const struct watch *watch, struct err *err)
 {
-    struct screen self = {
-        .watch = watch, .in_place = watch->in_place && can_redraw(), .signal_fd = -1};
-    int error = take_signals(&self, err);
+    struct screen self = {.watch = watch,
+                          .in_place = watch->in_place && can_redraw(),
+                          .signal_fd = -1,
+                          .output_fd = -1};
+    int error = open_output(&self, err);
+    if (!error)
+        error = take_signals(&self, err);
     if (error)
         return error;
     if (self.in_place)
-        write_plainly(SCREEN_TAKE);
+        write_plainly(&self, SCREEN_TAKE);
     error = run(&self, err);
     if (self.in_place)
-        write_plainly(SCREEN_GIVE_BACK);
+        write_plainly(&self, SCREEN_GIVE_BACK);
     fd_close(&self.signal_fd);
+    fd_close(&self.output_fd);
     sigprocmask(SIG_SETMASK, &self.former, NULL);
     if (self.ended_by && self.ended_by != SIGINT)
         raise(self.ended_by);

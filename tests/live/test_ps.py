@@ -495,6 +495,28 @@ def test_watch_ended_by_another_signal_puts_the_terminal_right(freezepoint):
         terminal.close(force=True)
 
 
+@pytest.mark.parametrize("room", [0, 1000])
+def test_watch_on_a_terminal_that_takes_nothing_ends_with_a_signal(freezepoint, room):
+    """As one does whose window hangs; with some room a write that would wait has begun."""
+    reader, terminal = os.openpty()
+    with open(os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY), "wb",
+              buffering=0) as filler:
+        while filler.write(b"x" * 256):
+            pass
+    os.read(reader, room)
+    watching = subprocess.Popen(freezepoint.command("ps", "--watch", "--interval", "100ms"),
+                                stdout=terminal, env=dict(freezepoint.env, TERM="xterm"))
+    try:
+        time.sleep(2)
+        watching.send_signal(signal.SIGTERM)
+        assert watching.wait(10) == -signal.SIGTERM
+    finally:
+        os.close(reader)  # a hang-up, which ends what waits for it
+        watching.kill()
+        watching.wait()
+        os.close(terminal)
+
+
 def test_watch_on_a_narrow_terminal(echoer, freezepoint):
     """No line goes on in the next."""
     echoer.run()
