@@ -16,6 +16,8 @@
 #include "trigger/point.h"
 #include "trigger/preload.h"
 #include "trigger/program.h"
+#include "trigger/target.h"
+#include "trigger/uprobes.h"
 
 enum restore_mode { RESTORE_AUTO, RESTORE_NEVER, RESTORE_REQUIRE };
 
@@ -67,9 +69,10 @@ static int set(void *context, const char *name, const char *value, struct err *e
     return 0;
 }
 
+/* Those of the preload library first, since it numbers them so; then probes. */
 struct parsed_points {
     struct point list[FZ_RULE_MAX];
-    size_t count;
+    size_t count, hooked;
 };
 
 static void release_points(struct parsed_points *points)
@@ -78,16 +81,42 @@ static void release_points(struct parsed_points *points)
         point_release(&points->list[i]);
 }
 
-static int parse_points(const struct run_options *options, struct parsed_points *out,
-                        struct err *err)
+/* Wherever it was given from, it is this file. */
+static int settle_probe(struct point *point, struct err *err)
+{
+    char *path = realpath(point->library, NULL);
+    if (!path)
+        return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
+    free(point->library);
+    point->library = path;
+    uint64_t offset;
+    return target_find(point, &offset, err);
+}
+
+static int parse_some(const struct run_options *options, bool probes, struct parsed_points *out,
+                      struct err *err)
 {
     for (size_t i = 0; i < options->point_count; i++) {
-        int error = point_parse(options->points[i], &out->list[out->count], err);
+        if (point_is_probe(options->points[i]) != probes)
+            continue;
+        struct point *point = &out->list[out->count];
+        int error = point_parse(options->points[i], point, err);
         if (error)
             return error;
         out->count++;
+        error = probes ? settle_probe(point, err) : 0;
+        if (error)
+            return error;
     }
     return 0;
+}
+
+static int parse_points(const struct run_options *options, struct parsed_points *out,
+                        struct err *err)
+{
+    int error = parse_some(options, false, out, err);
+    out->hooked = out->count;
+    return error ? error : parse_some(options, true, out, err);
 }
 
 /* Everything about a cold start that must outlive the supervision. */
@@ -101,10 +130,12 @@ struct cold_start {
     struct sock_filter filter[FZ_FILTER_MAX];
     size_t filter_length;
     struct supervised_point points[FZ_RULE_MAX];
+    struct uprobes *probes; /* until they are supervised */
 };
 
 static void release_cold_start(struct cold_start *start)
 {
+    uprobes_release(start->probes);
     hooks_release(&start->hooks);
     preload_release(&start->preload);
     program_release(&start->program);
@@ -137,16 +168,16 @@ static int examine(const struct run_options *options, const struct parsed_points
                    char *const argv[], struct cold_start *start, bool *cannot_run, struct err *err)
 {
     int error = 0;
-    if (points->count)
+    if (points->hooked)
         error = program_examine(start->path, argv, &start->program, err);
     *cannot_run = error == -ENOENT || error == -EACCES || error == -ENOEXEC || error == -ELOOP;
     if (!error)
-        error = hooks_plan(points->list, points->count, options->every, &start->program, say_line,
+        error = hooks_plan(points->list, points->hooked, options->every, &start->program, say_line,
                            NULL, &start->hooks, err);
     return error;
 }
 
-static void fill_points(const struct parsed_points *points, const struct hooks *hooks,
+static void fill_points(const struct parsed_points *points, uint64_t every,
                         struct supervised_point *out)
 {
     for (size_t i = 0; i < points->count; i++)
@@ -154,8 +185,8 @@ static void fill_points(const struct parsed_points *points, const struct hooks *
             .spec = points->list[i].spec,
             .library = points->list[i].library ? points->list[i].library : "",
             .function = points->list[i].function,
-            .first = hooks->rules[i].first,
-            .every = hooks->rules[i].every,
+            .first = points->list[i].number,
+            .every = every,
         };
 }
 
@@ -177,7 +208,7 @@ static int launch(struct session *session, const struct cold_start *start, char 
 }
 
 static int supervise_started(struct session *session, const struct run_options *options,
-                             const struct cold_start *start, const char *name, char *const argv[],
+                             struct cold_start *start, const char *name, char *const argv[],
                              struct launched *launched, int *status, struct err *err)
 {
     struct supervision job = {
@@ -187,8 +218,9 @@ static int supervise_started(struct session *session, const struct run_options *
         .image_name = name,
         .criu = session->criu,
         .criu_log_level = session->criu_log_level,
-        .points = (struct supervised_point *)start->points,
+        .points = start->points,
         .point_count = options->point_count,
+        .probes = steal_pointer(&start->probes),
         .max_checkpoints = options->max,
         .then_stop = options->then_stop,
         .tcp = options->tcp,
@@ -231,12 +263,15 @@ static int run_cold(struct session *session, const struct run_options *options,
     }
     if (error)
         return error;
-    fill_points(points, &start->hooks, start->points);
+    fill_points(points, options->every, start->points);
     error = build_preload(session, start, err);
     if (!error)
         error = stdio_plan_make(session->outer, &session->plan, err);
     if (!error)
         error = session_start_keeper(session, err);
+    /* The first call is counted. */
+    if (!error)
+        error = session_start_probes(session, start->points, points->count, &start->probes, err);
     if (error)
         return error;
     struct launched launched = {.pidfd = -1, .listener = -1};
