@@ -1,6 +1,8 @@
 #include "bpf/trigger.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -8,12 +10,15 @@
 #include <bpf/libbpf.h>
 
 #include "bpf/print.h"
+#include "lib/fd.h"
 #include "trigger.skel.h"
 
 struct trigger {
     struct trigger_bpf *program;
     struct ring_buffer *ring;
     struct bpf_link *links[TRIGGER_MAX];
+    pthread_t detaching[TRIGGER_MAX];
+    bool is_detaching[TRIGGER_MAX];
     void (*visit)(const struct mark *mark, void *context);
     void *context;
 };
@@ -95,11 +100,30 @@ int trigger_attach(struct trigger *trigger, const struct trigger_point *point, s
     return 0;
 }
 
+static void *destroy(void *link)
+{
+    bpf_link__destroy(link);
+    return NULL;
+}
+
+static void await_detached(struct trigger *trigger, size_t rule)
+{
+    if (trigger->is_detaching[rule])
+        pthread_join(trigger->detaching[rule], NULL);
+    trigger->is_detaching[rule] = false;
+}
+
 void trigger_detach(struct trigger *trigger)
 {
     for (size_t i = 0; i < TRIGGER_MAX; i++) {
-        bpf_link__destroy(trigger->links[i]);
-        trigger->links[i] = NULL;
+        struct bpf_link *link = steal_pointer(&trigger->links[i]);
+        if (!link)
+            continue;
+        await_detached(trigger, i);
+        if (pthread_create(&trigger->detaching[i], NULL, destroy, link))
+            bpf_link__destroy(link);
+        else
+            trigger->is_detaching[i] = true;
     }
 }
 
@@ -133,6 +157,8 @@ void trigger_release(struct trigger *trigger)
     if (!trigger)
         return;
     trigger_detach(trigger);
+    for (size_t i = 0; i < TRIGGER_MAX; i++)
+        await_detached(trigger, i);
     ring_buffer__free(trigger->ring);
     trigger_bpf__destroy(trigger->program);
     free(trigger);

@@ -51,7 +51,9 @@ int trigger_load(int group_fd, const struct trigger_point *points, size_t count,
  * them.  `point` as given to trigger_load().  Its count goes on where it was. */
 int trigger_attach(struct trigger *trigger, const struct trigger_point *point, struct err *err);
 
-/* Takes all away: when it returns, the text of every process is the file's again. */
+/* Begins to take all away and returns at once: the breakpoints go in some 20 ms, but for
+ * the kernel's own ends that takes another 100 (kernel/events/uprobes.c,
+ * uprobe_unregister_sync()).  May be followed by trigger_attach(). */
 void trigger_detach(struct trigger *trigger);
 
 /* As marks_collect(), marks_fd() and marks_lost(). */

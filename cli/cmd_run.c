@@ -89,8 +89,8 @@ static int settle_probe(struct point *point, struct err *err)
         return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
     free(point->library);
     point->library = path;
-    uint64_t offset;
-    return target_find(point, &offset, err);
+    struct target ignored;
+    return target_find(point, &ignored, err);
 }
 
 static int parse_some(const struct run_options *options, bool probes, struct parsed_points *out,

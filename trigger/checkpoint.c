@@ -220,6 +220,10 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     if (error)
         return error;
     fault_point("dump:held");
+    if (checkpoint->job->probes)
+        error = uprobes_await_lifted(checkpoint->job->probes, checkpoint->job, err);
+    if (error)
+        return error;
     error = thaw_now(guard, err);
     if (!error)
         error = dump_go_on(dump, err);

@@ -10,11 +10,17 @@
 #include "lib/err.h"
 #include "trigger/point.h"
 
+struct target {
+    uint64_t offset; /* in the file */
+    uint64_t inode;  /* the file's */
+    uint8_t byte;    /* the instruction's first */
+};
+
 /*
- * The offset in the file point->library of the probe's instruction.  ERR_USAGE where
+ * The place in the file point->library of the probe's instruction.  ERR_USAGE where
  * there is no such symbol, or more than one, with what there is instead; and for what
  * cannot be probed.
  */
-int target_find(const struct point *point, uint64_t *offset, struct err *err);
+int target_find(const struct point *point, struct target *out, struct err *err);
 
 #endif

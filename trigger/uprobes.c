@@ -15,8 +15,10 @@
 #include "preload/abi.h"
 #include "trigger/point.h"
 #include "trigger/target.h"
+#include "trigger/text.h"
 
 #define FROZEN_TIMEOUT_MS (10 * 1000)
+#define LIFT_TIMEOUT_MS   (5 * 1000)
 
 _Static_assert(TRIGGER_MAX == FZ_RULE_MAX, "each point has its count");
 
@@ -24,6 +26,7 @@ struct uprobes {
     struct trigger *trigger;
     struct supervised_point *points;
     struct trigger_point targets[TRIGGER_MAX];
+    struct target places[TRIGGER_MAX]; /* likewise */
     size_t target_count;
     /* Due hits: taken up to `next`.  Their processes are stopped from the first on. */
     struct mark *due;
@@ -39,14 +42,14 @@ static int add_target(struct uprobes *self, size_t rule, struct err *err)
         return error;
     free(point.library);
     point.library = strdup(given->library);
-    uint64_t offset = 0;
-    error = point.library ? target_find(&point, &offset, err) : err_set(err, ENOMEM, "probe");
+    struct target *place = &self->places[self->target_count];
+    error = point.library ? target_find(&point, place, err) : err_set(err, ENOMEM, "probe");
     point_release(&point);
     if (error)
         return error;
     self->targets[self->target_count++] = (struct trigger_point){
         .path = given->library,
-        .offset = offset,
+        .offset = place->offset,
         .rule = (uint32_t)rule,
         .count = {.hits = given->hits, .first = given->first, .every = given->every}};
     return 0;
@@ -165,6 +168,13 @@ int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err
         say_merged(&self->due[i], &self->points[self->due[i].rule], job);
     continue_stopped(self);
     return cgroup_wait_frozen(job->job->group.fd, true, FROZEN_TIMEOUT_MS, err);
+}
+
+int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job,
+                         struct err *err)
+{
+    return text_await_clean(job->job->group.fd, self->places, self->target_count, LIFT_TIMEOUT_MS,
+                            err);
 }
 
 int uprobes_set(struct uprobes *self, struct err *err)

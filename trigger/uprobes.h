@@ -2,7 +2,8 @@
  * The probes of a job (bpf/trigger.h) while it is supervised: set, lifted for each
  * dump, set again; the hits that were due, and the processes that stand stopped by them.
  *
- * The order of a checkpoint: uprobes_next(), freeze, uprobes_lift(), dump; then, while
+ * The order of a checkpoint: uprobes_next(), freeze, uprobes_lift(), dump, but no
+ * memory before uprobes_await_lifted(); then, while
  * CRIU still holds the threads, uprobes_set().  No hit is missed so, and none is in an
  * image that its count is not.
  *
@@ -39,11 +40,15 @@ bool uprobes_next(struct uprobes *self, struct hit *hit);
 void uprobes_go_on(struct uprobes *self);
 
 /*
- * The group is frozen: takes the probes out of the text of all processes, and those that
- * are stopped out of that state.  They stay frozen.  Due hits that nobody has taken yet
- * are done with.
+ * The group is frozen: begins to take the probes out of the text of all processes, and
+ * takes those that are stopped out of that state.  They stay frozen.  Due hits that nobody
+ * has taken yet are done with.
  */
 int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err *err);
+
+/* Waits until none is in the text any more: not before may it be dumped. */
+int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job,
+                         struct err *err);
 
 /* Sets them again, but for those that are done. */
 int uprobes_set(struct uprobes *self, struct err *err);
