@@ -127,6 +127,16 @@ void trigger_detach(struct trigger *trigger)
     }
 }
 
+void trigger_end(struct trigger *trigger)
+{
+    static const struct trigger_count never = {0};
+    for (__u32 i = 0; i < TRIGGER_MAX; i++)
+        bpf_map_update_elem(bpf_map__fd(trigger->program->maps.counts), &i, &never, 0);
+    trigger_detach(trigger);
+    for (size_t i = 0; i < TRIGGER_MAX; i++)
+        await_detached(trigger, i);
+}
+
 int trigger_collect(struct trigger *trigger, void (*visit)(const struct mark *mark, void *context),
                     void *context)
 {
@@ -156,9 +166,8 @@ void trigger_release(struct trigger *trigger)
 {
     if (!trigger)
         return;
-    trigger_detach(trigger);
-    for (size_t i = 0; i < TRIGGER_MAX; i++)
-        await_detached(trigger, i);
+    if (trigger->program && trigger->ring)
+        trigger_end(trigger);
     ring_buffer__free(trigger->ring);
     trigger_bpf__destroy(trigger->program);
     free(trigger);

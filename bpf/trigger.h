@@ -56,6 +56,9 @@ int trigger_attach(struct trigger *trigger, const struct trigger_point *point, s
  * uprobe_unregister_sync()).  May be followed by trigger_attach(). */
 void trigger_detach(struct trigger *trigger);
 
+/* For good, and returns when it is done: no process is stopped after that. */
+void trigger_end(struct trigger *trigger);
+
 /* As marks_collect(), marks_fd() and marks_lost(). */
 int trigger_collect(struct trigger *trigger, void (*visit)(const struct mark *mark, void *context),
                     void *context);

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
@@ -328,6 +329,7 @@ static void serve_due_probe(struct supervisor *self, struct hit *hit)
 static void serve_probe(struct supervisor *self, struct hit *hit)
 {
     const struct supervised_point *point = &self->job->points[hit->rule];
+    fault_point("probe:stopped");
     if (point->done || !more_to_do(self)) {
         published_hit(&self->published);
         return;

@@ -14,6 +14,7 @@
 #include "lib/proc.h"
 #include "preload/abi.h"
 #include "trigger/point.h"
+#include "trigger/stopped.h"
 #include "trigger/target.h"
 #include "trigger/text.h"
 
@@ -135,6 +136,19 @@ static void continue_stopped(struct uprobes *self)
     self->next = self->due_count = 0;
 }
 
+/* While they are frozen, and so that an image can be made. */
+static int continue_frozen(struct uprobes *self, pid_t root, struct err *err)
+{
+    int error = 0;
+    for (size_t i = 0; i < self->due_count && !error; i++)
+        if (self->due[i].pid)
+            error = stopped_continue((pid_t)self->due[i].pid, (pid_t)self->due[i].tid, root, err);
+    if (error)
+        continue_stopped(self);
+    self->next = self->due_count = 0;
+    return error;
+}
+
 void uprobes_go_on(struct uprobes *self)
 {
     if (self->next == self->due_count)
@@ -166,7 +180,9 @@ int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err
     enter_hits(self);
     for (size_t i = self->next; i < self->due_count; i++)
         say_merged(&self->due[i], &self->points[self->due[i].rule], job);
-    continue_stopped(self);
+    int error = continue_frozen(self, job->root, err);
+    if (error)
+        return error;
     return cgroup_wait_frozen(job->job->group.fd, true, FROZEN_TIMEOUT_MS, err);
 }
 
@@ -195,7 +211,7 @@ void uprobes_release(struct uprobes *self)
     if (!self)
         return;
     if (self->trigger) {
-        trigger_detach(self->trigger);
+        trigger_end(self->trigger);
         collect(self);
         continue_stopped(self);
         if (trigger_lost(self->trigger))

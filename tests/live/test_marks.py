@@ -1,17 +1,14 @@
 """What the kernel saw of checkpoints: marks by a BPF program, beside what shim and
 supervisor say."""
 
-import contextlib
-import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
 
 import pytest
 
-from harness import APPS, PYTHON, wait_for
+from harness import APPS, PYTHON, all_links, links_of, wait_for
 
 MOMENT_NS = 2_000_000
 NOT_RECORDED = "the kernel's marks are not recorded"
@@ -122,21 +119,6 @@ def test_without_bpf_all_else_works(freezepoint, without_types):
     assert done.returncode == 0 and freezepoint.generations() == [1, 2, 3], done.stderr
     assert done.stderr.count(NOT_RECORDED) == 1, done.stderr
     assert freezepoint.inspect()["mark"] is None
-
-
-def links_of(pid):
-    """The BPF links that a process holds, which are what is attached."""
-    found = set()
-    for entry in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.update(re.findall(r"^link_id:\s+(\d+)$", entry.read_text(), re.M))
-    return {int(link) for link in found}
-
-
-def all_links():
-    shown = subprocess.run(["bpftool", "-j", "link", "show"], capture_output=True, text=True,
-                           check=True).stdout
-    return {link["id"] for link in json.loads(shown or "[]")}
 
 
 def test_detached_once_no_checkpoint_is_due(freezepoint):
