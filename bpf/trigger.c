@@ -40,7 +40,7 @@ static int open_program(struct trigger *trigger, int group_fd, struct err *err)
     if (!trigger->program)
         return err_set(err, errno, "read the BPF program");
     trigger->program->rodata->group_id = about.st_ino;
-    trigger->program->rodata->pid_namespace = (__u32)namespace.st_ino;
+    trigger->program->rodata->pid_namespace = (__u32) namespace.st_ino;
     int error = trigger_bpf__load(trigger->program);
     return error ? err_set(err, -error, "load the BPF program") : 0;
 }

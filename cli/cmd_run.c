@@ -363,7 +363,9 @@ static int run(void *context, const struct arguments *arguments, struct err *err
 }
 
 static const struct option_spec options[] = {
-    {"at", "POINT", "checkpoint at this call: [LIBRARY:]FUNCTION[#N], or main; may be repeated",
+    {"at", "POINT",
+     "checkpoint at this call: [LIBRARY:]FUNCTION[#N], main, or probe:PATH:SYMBOL[+OFFSET][#N]; "
+     "may be repeated",
      NULL},
     {"name", "NAME", "name of the job and its images (default: the command's base name)", NULL},
     {"images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)", NULL},
@@ -381,12 +383,16 @@ const struct command cmd_run = {
     .name = "run",
     .synopsis = "[OPTION]... -- COMMAND [ARG]...",
     .summary = "Run a program and checkpoint it at named function calls",
-    .details = "Each --at point is checkpointed once, at its first or N-th call, and the program "
-               "goes on. Where there is an image of that name, and the program, its libraries and "
-               "its command line are unchanged, the program is restored from it instead of "
-               "started. The program's exit status becomes freezepoint's; 128+N where signal N "
-               "killed it; 126 or 127 where it cannot be executed or found; 125 where freezepoint "
-               "failed.",
+    .details =
+        "Each --at point is checkpointed once, at its first or N-th call, and the program "
+        "goes on. A probe is of any instruction of any program, static ones too; its N counts "
+        "the calls of all processes and threads of the job together, from the first "
+        "start on and through restores. Where there is an image of that name, and the program, its "
+        "libraries and "
+        "its command line are unchanged, the program is restored from it instead of "
+        "started. The program's exit status becomes freezepoint's; 128+N where signal N "
+        "killed it; 126 or 127 where it cannot be executed or found; 125 where freezepoint "
+        "failed.",
     .options = options,
     .needs = NEEDS_ROOT | RUNS_PROGRAM | TAKES_COMMAND,
     .arguments_min = 1,

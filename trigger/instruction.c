@@ -35,16 +35,30 @@ static size_t immediate(const struct decoding *self, uint8_t opcode, unsigned in
     if (opcode >= 0xa0 && opcode <= 0xa3)
         return self->address_32 ? 4 : 8;
     switch (opcode) {
-    case 0x6a: case 0x6b: case 0x80: case 0x83: case 0xa8: case 0xc0: case 0xc1: case 0xc6:
-    case 0xcd: case 0xeb:
+    case 0x6a:
+    case 0x6b:
+    case 0x80:
+    case 0x83:
+    case 0xa8:
+    case 0xc0:
+    case 0xc1:
+    case 0xc6:
+    case 0xcd:
+    case 0xeb:
         return 1;
-    case 0xc2: case 0xca:
+    case 0xc2:
+    case 0xca:
         return 2;
     case 0xc8:
         return 3;
-    case 0x68: case 0x69: case 0x81: case 0xa9: case 0xc7:
+    case 0x68:
+    case 0x69:
+    case 0x81:
+    case 0xa9:
+    case 0xc7:
         return word;
-    case 0xe8: case 0xe9:
+    case 0xe8:
+    case 0xe9:
         return 4;
     case 0xf6:
         return reg < 2 ? 1 : 0;
@@ -58,8 +72,8 @@ static size_t immediate(const struct decoding *self, uint8_t opcode, unsigned in
 /* The map behind 0f. */
 static bool has_modrm_0f(uint8_t opcode)
 {
-    static const uint8_t without[] = {0x05, 0x06, 0x07, 0x08, 0x09, 0x0b, 0x0e, 0x77,
-                                      0xa0, 0xa1, 0xa2, 0xa8, 0xa9, 0xaa};
+    static const uint8_t without[] = {0x05, 0x06, 0x07, 0x08, 0x09, 0x0b, 0x0e,
+                                      0x77, 0xa0, 0xa1, 0xa2, 0xa8, 0xa9, 0xaa};
     return !memchr(without, opcode, sizeof(without)) && !(opcode >= 0x30 && opcode <= 0x37) &&
            !(opcode >= 0x80 && opcode <= 0x8f) && !(opcode >= 0xc8 && opcode <= 0xcf);
 }

@@ -529,8 +529,7 @@ static int run_loop(struct supervisor *self, struct err *err)
     return 0;
 }
 
-int supervise(struct supervision *job, int signal_fd, struct supervise_result *out,
-              struct err *err)
+int supervise(struct supervision *job, int signal_fd, struct supervise_result *out, struct err *err)
 {
     *out = (struct supervise_result){0};
     struct supervisor self = {.job = job,

@@ -17,8 +17,8 @@
 static bool has_breakpoint_at(pid_t pid, uint64_t address, const struct target *target)
 {
     uint8_t byte;
-    return target->byte != BREAKPOINT &&
-           proc_memory_read(pid, address, &byte, sizeof(byte)) == 0 && byte == BREAKPOINT;
+    return target->byte != BREAKPOINT && proc_memory_read(pid, address, &byte, sizeof(byte)) == 0 &&
+           byte == BREAKPOINT;
 }
 
 /* A file is known by its inode: its path may be another in the process's namespace, and

@@ -66,8 +66,8 @@ static int start(struct uprobes *self, int group_fd, struct err *err)
     return uprobes_set(self, err);
 }
 
-int uprobes_start(int group_fd, struct supervised_point *points, size_t count,
-                  struct uprobes **out, struct err *err)
+int uprobes_start(int group_fd, struct supervised_point *points, size_t count, struct uprobes **out,
+                  struct err *err)
 {
     struct uprobes *self = calloc(1, sizeof(*self));
     if (!self)
@@ -186,8 +186,7 @@ int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err
     return cgroup_wait_frozen(job->job->group.fd, true, FROZEN_TIMEOUT_MS, err);
 }
 
-int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job,
-                         struct err *err)
+int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job, struct err *err)
 {
     return text_await_clean(job->job->group.fd, self->places, self->target_count, LIFT_TIMEOUT_MS,
                             err);

@@ -27,8 +27,8 @@ struct uprobes;
  * none.  `points` is used until uprobes_release(): `hits` is read here, and kept up to
  * date.  -EINVAL as target_find(); ERR_LACK without BPF.
  */
-int uprobes_start(int group_fd, struct supervised_point *points, size_t count,
-                  struct uprobes **out, struct err *err);
+int uprobes_start(int group_fd, struct supervised_point *points, size_t count, struct uprobes **out,
+                  struct err *err);
 
 /* Readable when a hit was due; not the caller's to close. */
 int uprobes_fd(const struct uprobes *self);

@@ -262,9 +262,9 @@ def assert_unharmed(freezepoint, links):
              "the program to go on")
     [pid] = freezepoint.pids()
     assert not freezepoint.is_frozen()
-    assert_code_is_the_files(pid)
-    before = os.times().elapsed, cpu_of(pid)
-    wait_for(lambda: cpu_of(pid) > before[1], "the program to do something")
+    wait_for(lambda: code_of(pid) == text_of()[1], "the breakpoints to go")
+    before = cpu_of(pid)
+    wait_for(lambda: cpu_of(pid) > before, "the program to do something")
 
 
 def cpu_of(pid):
