@@ -31,20 +31,6 @@ static int take_one(void *context, void *data, size_t size)
     return 0;
 }
 
-static int open_program(struct trigger *trigger, int group_fd, struct err *err)
-{
-    struct stat about, namespace;
-    if (fstat(group_fd, &about) < 0 || stat("/proc/self/ns/pid", &namespace) < 0)
-        return err_set(err, errno, "stat the job's group");
-    trigger->program = trigger_bpf__open();
-    if (!trigger->program)
-        return err_set(err, errno, "read the BPF program");
-    trigger->program->rodata->group_id = about.st_ino;
-    trigger->program->rodata->pid_namespace = (__u32) namespace.st_ino;
-    int error = trigger_bpf__load(trigger->program);
-    return error ? err_set(err, -error, "load the BPF program") : 0;
-}
-
 static int fill_maps(const struct trigger *trigger, int group_fd,
                      const struct trigger_point *points, size_t count, struct err *err)
 {
@@ -61,9 +47,18 @@ static int fill_maps(const struct trigger *trigger, int group_fd,
 static int load(struct trigger *trigger, int group_fd, const struct trigger_point *points,
                 size_t count, struct err *err)
 {
-    int error = open_program(trigger, group_fd, err);
-    if (!error)
-        error = fill_maps(trigger, group_fd, points, count, err);
+    struct stat about, namespace;
+    if (fstat(group_fd, &about) < 0 || stat("/proc/self/ns/pid", &namespace) < 0)
+        return err_set(err, errno, "stat the job's group");
+    trigger->program = trigger_bpf__open();
+    if (!trigger->program)
+        return err_set(err, errno, "read the BPF program");
+    trigger->program->rodata->group_id = about.st_ino;
+    trigger->program->rodata->pid_namespace = (__u32) namespace.st_ino;
+    int error = trigger_bpf__load(trigger->program);
+    if (error)
+        return err_set(err, -error, "load the BPF program");
+    error = fill_maps(trigger, group_fd, points, count, err);
     if (error)
         return error;
     trigger->ring =

@@ -211,6 +211,7 @@ static int supervise_started(struct session *session, const struct run_options *
                              struct cold_start *start, const char *name, char *const argv[],
                              struct launched *launched, int *status, struct err *err)
 {
+    struct uprobes *probes = steal_pointer(&start->probes);
     struct supervision job = {
         .job = &session->job,
         .keeper = &session->keeper,
@@ -220,7 +221,7 @@ static int supervise_started(struct session *session, const struct run_options *
         .criu_log_level = session->criu_log_level,
         .points = start->points,
         .point_count = options->point_count,
-        .probes = steal_pointer(&start->probes),
+        .probes = probes,
         .max_checkpoints = options->max,
         .then_stop = options->then_stop,
         .tcp = options->tcp,

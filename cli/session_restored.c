@@ -88,6 +88,7 @@ static int supervise_restored(struct session *session, const struct image *image
                               struct err *err)
 {
     const Freezepoint__Manifest *manifest = image->manifest;
+    struct uprobes *probes = steal_pointer(&from->probes);
     struct supervision job = {
         .job = &session->job,
         .keeper = &session->keeper,
@@ -99,7 +100,7 @@ static int supervise_restored(struct session *session, const struct image *image
         .criu_log_level = session->criu_log_level,
         .points = from->points,
         .point_count = manifest->n_points,
-        .probes = steal_pointer(&from->probes),
+        .probes = probes,
         .max_checkpoints = options->max_checkpoints,
         .then_stop = options->then_stop,
         .tcp = tcp_of(manifest, options),

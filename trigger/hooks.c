@@ -158,8 +158,10 @@ static int judge(const struct program *program, const struct point *point,
     if (finding->is_function && finding->in_executable)
         return err_usage(err,
                          "--at '%s': '%s' is a function of '%s' itself, which no preload "
-                         "library can reach; choose a library function that it calls",
-                         point->spec, point->function, program->executable);
+                         "library can reach: give it as 'probe:%s:%s', or a library function that "
+                         "it calls",
+                         point->spec, point->function, program->executable, program->executable,
+                         point->function);
     if (finding->is_data && !finding->is_function)
         return err_usage(err, "--at '%s': '%s' is data of %s, not a function", point->spec,
                          point->function, base_name(finding->library));
@@ -168,8 +170,10 @@ static int judge(const struct program *program, const struct point *point,
     if (is_internal(program, point->function))
         return err_usage(err,
                          "--at '%s': '%s' is an internal function of '%s', which no preload "
-                         "library can reach; choose a library function that it calls",
-                         point->spec, point->function, program->executable);
+                         "library can reach: give it as 'probe:%s:%s', or a library function that "
+                         "it calls",
+                         point->spec, point->function, program->executable, program->executable,
+                         point->function);
     if (program->library_count)
         warn_unknown(program, point, warn, context);
     return 0;

@@ -43,7 +43,7 @@ static int read_signals(pid_t pid, pid_t tid, struct signals *out)
 /* A thread that does not block a signal, `tid` if it does not; 0: none. */
 static pid_t find_open_thread(pid_t pid, pid_t tid, int number)
 {
-    struct signals signals;
+    struct signals signals = {0};
     if (read_signals(pid, tid, &signals) == 0 && !has(signals.blocked, number))
         return tid;
     char path[64];
@@ -83,7 +83,7 @@ static bool take_back(pid_t pid, pid_t tid, pid_t root, const struct signals *si
 
 int stopped_continue(pid_t pid, pid_t tid, pid_t root, struct err *err)
 {
-    struct signals signals;
+    struct signals signals = {0};
     if (read_signals(pid, tid, &signals))
         return 0; /* it has ended */
     pid_t open = has(signals.caught, SIGCONT) ? 0 : find_open_thread(pid, tid, SIGCONT);

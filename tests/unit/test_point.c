@@ -101,7 +101,7 @@ static void bad_points_are_refused_with_their_column(void **state)
     refuses("probe:/bin/ls:main+1y", "column 21: that is not part of a number");
     refuses("probe:/bin/ls:main+99999999999999999999", "column 20: the offset is too large");
     refuses("probe:/bin/ls:main#0", "column 20: calls are counted from 1");
-    refuses("probe:/bin/ls:0xyz", "column 17: that is not part of a number");
+    refuses("probe:/bin/ls:0xyz", "column 16: that is not part of a number");
     refuses("probe:/bin/ls:a b", "column 16: that cannot be in a function's name");
     char lengthy[2 * FZ_NAME_MAX];
     memset(lengthy, 'a', sizeof(lengthy) - 1);
