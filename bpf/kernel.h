@@ -40,8 +40,17 @@ struct css_set {
     struct cgroup *dfl_cgrp; /* in the v2 hierarchy */
 };
 
+struct ns_common {
+    unsigned int inum;
+};
+
+struct pid_namespace {
+    struct ns_common ns;
+};
+
 struct upid {
     int nr;
+    struct pid_namespace *ns;
 };
 
 struct pid {
@@ -87,16 +96,36 @@ static __always_inline bool is_in_group(const struct task_struct *task, __u64 id
     return level > 0 && BPF_CORE_READ(group, level) >= level && ancestor_id(group, level) == id;
 }
 
+/* The stride of an array is not found by itself, as offsets are. */
+static __always_inline const struct upid *number_at(struct pid *pid, unsigned int level)
+{
+    return (const void *)((const char *)__builtin_preserve_access_index(&pid->numbers) +
+                          level * bpf_core_type_size(struct upid));
+}
+
+/* include/linux/pid_namespace.h, MAX_PID_NS_LEVEL. */
+#define PID_LEVEL_MAX 32
+
+/* The task's number in the pid namespace with this inode; 0: it has none there. */
+static __always_inline int number_in(const struct task_struct *task, __u32 namespace_inode)
+{
+    struct pid *pid = BPF_CORE_READ(task, thread_pid);
+    unsigned int depth = BPF_CORE_READ(pid, level);
+    for (unsigned int level = 0; level <= PID_LEVEL_MAX && level <= depth; level++) {
+        const struct upid *number = number_at(pid, level);
+        if (BPF_CORE_READ(number, ns, ns.inum) == namespace_inode)
+            return BPF_CORE_READ(number, nr);
+    }
+    return 0;
+}
+
 /* The task's number in its own pid namespace, the innermost of those that it has
  * numbers in. */
 static __always_inline int inner_number(const struct task_struct *task)
 {
     struct pid *pid = BPF_CORE_READ(task, thread_pid);
     unsigned int level = BPF_CORE_READ(pid, level);
-    /* The stride of an array is not found by itself, as offsets are. */
-    const void *innermost = (const char *)__builtin_preserve_access_index(&pid->numbers) +
-                            level * bpf_core_type_size(struct upid);
-    return BPF_CORE_READ((const struct upid *)innermost, nr);
+    return BPF_CORE_READ(number_at(pid, level), nr);
 }
 
 #endif

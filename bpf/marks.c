@@ -1,17 +1,14 @@
 #include "bpf/marks.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "bpf/print.h"
 #include "lib/fd.h"
-#include "lib/log.h"
 #include "marks.skel.h"
 
 struct marks {
@@ -20,17 +17,6 @@ struct marks {
     void (*visit)(const struct mark *mark, void *context);
     void *context;
 };
-
-static int print(enum libbpf_print_level level, const char *format, va_list arguments)
-{
-    if (level > LIBBPF_INFO || !log_is_wanted(LOG_DEBUG, "bpf"))
-        return 0;
-    char line[1024];
-    vsnprintf(line, sizeof(line), format, arguments);
-    line[strcspn(line, "\n")] = '\0';
-    log_debug("bpf", "%s", line);
-    return 0;
-}
 
 static int take_one(void *context, void *data, size_t size)
 {
@@ -65,7 +51,7 @@ static int attach(struct marks *marks, int group_fd, struct err *err)
 
 int marks_attach(int group_fd, struct marks **out, struct err *err)
 {
-    libbpf_set_print(print);
+    libbpf_set_print(bpf_print);
     struct marks *marks = calloc(1, sizeof(*marks));
     if (!marks)
         return err_set(err, ENOMEM, "marks");

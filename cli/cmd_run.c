@@ -16,6 +16,8 @@
 #include "trigger/point.h"
 #include "trigger/preload.h"
 #include "trigger/program.h"
+#include "trigger/target.h"
+#include "trigger/uprobes.h"
 
 enum restore_mode { RESTORE_AUTO, RESTORE_NEVER, RESTORE_REQUIRE };
 
@@ -67,9 +69,10 @@ static int set(void *context, const char *name, const char *value, struct err *e
     return 0;
 }
 
+/* Those of the preload library first, since it numbers them so; then probes. */
 struct parsed_points {
     struct point list[FZ_RULE_MAX];
-    size_t count;
+    size_t count, hooked;
 };
 
 static void release_points(struct parsed_points *points)
@@ -78,16 +81,42 @@ static void release_points(struct parsed_points *points)
         point_release(&points->list[i]);
 }
 
-static int parse_points(const struct run_options *options, struct parsed_points *out,
-                        struct err *err)
+/* Wherever it was given from, it is this file. */
+static int settle_probe(struct point *point, struct err *err)
+{
+    char *path = realpath(point->library, NULL);
+    if (!path)
+        return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
+    free(point->library);
+    point->library = path;
+    struct target ignored;
+    return target_find(point, &ignored, err);
+}
+
+static int parse_some(const struct run_options *options, bool probes, struct parsed_points *out,
+                      struct err *err)
 {
     for (size_t i = 0; i < options->point_count; i++) {
-        int error = point_parse(options->points[i], &out->list[out->count], err);
+        if (point_is_probe(options->points[i]) != probes)
+            continue;
+        struct point *point = &out->list[out->count];
+        int error = point_parse(options->points[i], point, err);
         if (error)
             return error;
         out->count++;
+        error = probes ? settle_probe(point, err) : 0;
+        if (error)
+            return error;
     }
     return 0;
+}
+
+static int parse_points(const struct run_options *options, struct parsed_points *out,
+                        struct err *err)
+{
+    int error = parse_some(options, false, out, err);
+    out->hooked = out->count;
+    return error ? error : parse_some(options, true, out, err);
 }
 
 /* Everything about a cold start that must outlive the supervision. */
@@ -101,10 +130,12 @@ struct cold_start {
     struct sock_filter filter[FZ_FILTER_MAX];
     size_t filter_length;
     struct supervised_point points[FZ_RULE_MAX];
+    struct uprobes *probes; /* until they are supervised */
 };
 
 static void release_cold_start(struct cold_start *start)
 {
+    uprobes_release(start->probes);
     hooks_release(&start->hooks);
     preload_release(&start->preload);
     program_release(&start->program);
@@ -137,16 +168,16 @@ static int examine(const struct run_options *options, const struct parsed_points
                    char *const argv[], struct cold_start *start, bool *cannot_run, struct err *err)
 {
     int error = 0;
-    if (points->count)
+    if (points->hooked)
         error = program_examine(start->path, argv, &start->program, err);
     *cannot_run = error == -ENOENT || error == -EACCES || error == -ENOEXEC || error == -ELOOP;
     if (!error)
-        error = hooks_plan(points->list, points->count, options->every, &start->program, say_line,
+        error = hooks_plan(points->list, points->hooked, options->every, &start->program, say_line,
                            NULL, &start->hooks, err);
     return error;
 }
 
-static void fill_points(const struct parsed_points *points, const struct hooks *hooks,
+static void fill_points(const struct parsed_points *points, uint64_t every,
                         struct supervised_point *out)
 {
     for (size_t i = 0; i < points->count; i++)
@@ -154,8 +185,8 @@ static void fill_points(const struct parsed_points *points, const struct hooks *
             .spec = points->list[i].spec,
             .library = points->list[i].library ? points->list[i].library : "",
             .function = points->list[i].function,
-            .first = hooks->rules[i].first,
-            .every = hooks->rules[i].every,
+            .first = points->list[i].number,
+            .every = every,
         };
 }
 
@@ -177,9 +208,10 @@ static int launch(struct session *session, const struct cold_start *start, char 
 }
 
 static int supervise_started(struct session *session, const struct run_options *options,
-                             const struct cold_start *start, const char *name, char *const argv[],
+                             struct cold_start *start, const char *name, char *const argv[],
                              struct launched *launched, int *status, struct err *err)
 {
+    struct uprobes *probes = steal_pointer(&start->probes);
     struct supervision job = {
         .job = &session->job,
         .keeper = &session->keeper,
@@ -187,8 +219,9 @@ static int supervise_started(struct session *session, const struct run_options *
         .image_name = name,
         .criu = session->criu,
         .criu_log_level = session->criu_log_level,
-        .points = (struct supervised_point *)start->points,
+        .points = start->points,
         .point_count = options->point_count,
+        .probes = probes,
         .max_checkpoints = options->max,
         .then_stop = options->then_stop,
         .tcp = options->tcp,
@@ -231,12 +264,15 @@ static int run_cold(struct session *session, const struct run_options *options,
     }
     if (error)
         return error;
-    fill_points(points, &start->hooks, start->points);
+    fill_points(points, options->every, start->points);
     error = build_preload(session, start, err);
     if (!error)
         error = stdio_plan_make(session->outer, &session->plan, err);
     if (!error)
         error = session_start_keeper(session, err);
+    /* The first call is counted. */
+    if (!error)
+        error = session_start_probes(session, start->points, points->count, &start->probes, err);
     if (error)
         return error;
     struct launched launched = {.pidfd = -1, .listener = -1};
@@ -328,7 +364,9 @@ static int run(void *context, const struct arguments *arguments, struct err *err
 }
 
 static const struct option_spec options[] = {
-    {"at", "POINT", "checkpoint at this call: [LIBRARY:]FUNCTION[#N], or main; may be repeated",
+    {"at", "POINT",
+     "checkpoint at this call: [LIBRARY:]FUNCTION[#N], main, or probe:PATH:SYMBOL[+OFFSET][#N]; "
+     "may be repeated",
      NULL},
     {"name", "NAME", "name of the job and its images (default: the command's base name)", NULL},
     {"images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)", NULL},
@@ -346,12 +384,16 @@ const struct command cmd_run = {
     .name = "run",
     .synopsis = "[OPTION]... -- COMMAND [ARG]...",
     .summary = "Run a program and checkpoint it at named function calls",
-    .details = "Each --at point is checkpointed once, at its first or N-th call, and the program "
-               "goes on. Where there is an image of that name, and the program, its libraries and "
-               "its command line are unchanged, the program is restored from it instead of "
-               "started. The program's exit status becomes freezepoint's; 128+N where signal N "
-               "killed it; 126 or 127 where it cannot be executed or found; 125 where freezepoint "
-               "failed.",
+    .details =
+        "Each --at point is checkpointed once, at its first or N-th call, and the program "
+        "goes on. A probe is of any instruction of any program, static ones too; its N counts "
+        "the calls of all processes and threads of the job together, from the first "
+        "start on and through restores. Where there is an image of that name, and the program, its "
+        "libraries and "
+        "its command line are unchanged, the program is restored from it instead of "
+        "started. The program's exit status becomes freezepoint's; 128+N where signal N "
+        "killed it; 126 or 127 where it cannot be executed or found; 125 where freezepoint "
+        "failed.",
     .options = options,
     .needs = NEEDS_ROOT | RUNS_PROGRAM | TAKES_COMMAND,
     .arguments_min = 1,

@@ -291,6 +291,7 @@ static struct json_object *rules_json(const Freezepoint__Manifest *manifest)
         add_string(object, "spec", manifest->points[i]->spec);
         add_number(object, "every", manifest->points[i]->every);
         add_bool(object, "done", manifest->points[i]->done);
+        add_number(object, "hits", manifest->points[i]->hits);
         json_object_array_add(list, object);
     }
     return list;

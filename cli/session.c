@@ -16,6 +16,7 @@
 #include "lib/job_status.h"
 #include "lib/log.h"
 #include "restore/restore.h"
+#include "trigger/point.h"
 
 /* CRIU's own scale: warnings, or everything. */
 enum { CRIU_LOG_WARNINGS = 2, CRIU_LOG_DEBUG = 4 };
@@ -94,6 +95,26 @@ int session_start_keeper(struct session *session, struct err *err)
     return error;
 }
 
+int session_allow_probes(struct session *session, struct err *err)
+{
+    return criu_write_config(session->job.runtime_path, session->criu_config,
+                             sizeof(session->criu_config), err);
+}
+
+int session_start_probes(struct session *session, struct supervised_point *points, size_t count,
+                         struct uprobes **out, struct err *err)
+{
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any |= point_is_probe(points[i].spec);
+    if (!any)
+        return 0;
+    int error = session_allow_probes(session, err);
+    if (!error)
+        error = keeper_guard_stopped(&session->keeper, err);
+    return error ? error : uprobes_start(session->job.group.fd, points, count, out, err);
+}
+
 static int exit_status(int wait_status)
 {
     if (WIFEXITED(wait_status))
@@ -110,15 +131,19 @@ static void explain_no_image(const struct supervision *job, const struct supervi
     for (size_t i = 0; i < job->point_count; i++)
         if (job->points[i].done)
             return;
-    if (result->hellos == 0)
+    /* Those of the preload library come first. */
+    if (result->hellos == 0 && !point_is_probe(job->points[0].spec))
         say("no image: the program ended without having loaded the preload library");
     else
-        say("no image: the program ended before '%s' was hit%s; its calls may go another way: "
-            "'ltrace -c' or 'strace -c' shows which functions it calls",
-            job->points[0].spec, job->point_count > 1 ? " (nor any other point)" : "");
+        say("no image: the program ended before '%s' was hit%s%s", job->points[0].spec,
+            job->point_count > 1 ? " (nor any other point)" : "",
+            point_is_probe(job->points[0].spec)
+                ? ""
+                : "; its calls may go another way: 'ltrace -c' or 'strace -c' shows which "
+                  "functions it calls");
 }
 
-int session_supervise(struct session *session, const struct supervision *job, int *status,
+int session_supervise(struct session *session, struct supervision *job, int *status,
                       struct err *err)
 {
     /* From here on there is no way back to a start with the caller's streams. */
@@ -128,6 +153,7 @@ int session_supervise(struct session *session, const struct supervision *job, in
         error = stdio_plan_let_go(&session->plan, 1, err);
     if (error)
         return error;
+    job->criu_config = session->criu_config[0] ? session->criu_config : NULL;
     struct supervise_result result;
     error = supervise(job, session->signal_fd, &result, err);
     if (error)

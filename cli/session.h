@@ -17,6 +17,7 @@
 #include "lib/stdio.h"
 #include "lib/store.h"
 #include "trigger/supervise.h"
+#include "trigger/uprobes.h"
 
 struct session {
     char criu[PATH_MAX];
@@ -26,6 +27,7 @@ struct session {
     int outer[3]; /* freezepoint's own 0, 1, 2; -1: closed when it was started */
     struct stdio_plan plan;
     struct keeper keeper;
+    char criu_config[PATH_MAX]; /* "": none is needed */
     sigset_t former_signals;
     int signal_fd;
     bool signals_taken;
@@ -40,6 +42,14 @@ int session_claim(struct session *session, const char *name, bool numbered, stru
 
 /* Starts relaying; the plan must be made. */
 int session_start_keeper(struct session *session, struct err *err);
+
+/* Has CRIU take a program in which there were probes. */
+int session_allow_probes(struct session *session, struct err *err);
+
+/* Sets the points that are probes, if there are any (trigger/uprobes.h), after the keeper is
+ * started and before the program runs. */
+int session_start_probes(struct session *session, struct supervised_point *points, size_t count,
+                         struct uprobes **out, struct err *err);
 
 /* How a restored program is to be supervised. */
 struct restored_options {
@@ -59,7 +69,7 @@ int session_run_restored(struct session *session, const struct image *image,
                          void *context, int *status, struct err *err);
 
 /* Supervises until no process is left; *status gets what freezepoint exits with. */
-int session_supervise(struct session *session, const struct supervision *job, int *status,
+int session_supervise(struct session *session, struct supervision *job, int *status,
                       struct err *err);
 
 void session_end(struct session *session);

@@ -10,6 +10,8 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "restore/restore.h"
+#include "trigger/point.h"
+#include "trigger/uprobes.h"
 
 /* A supervision made of a manifest; everything here outlives it. */
 struct from_image {
@@ -17,10 +19,12 @@ struct from_image {
     const char **argv;
     char **texts; /* owned: NUL-terminated copies of the manifest's bytes */
     size_t text_count, text_capacity;
+    struct uprobes *probes; /* until they are supervised */
 };
 
 static void release_from_image(struct from_image *self)
 {
+    uprobes_release(self->probes);
     for (size_t i = 0; i < self->text_count; i++)
         free(self->texts[i]);
     free(self->texts);
@@ -57,7 +61,8 @@ static int copy_manifest(const Freezepoint__Manifest *manifest, struct from_imag
                                                    .function = rule->function,
                                                    .first = rule->first,
                                                    .every = rule->every,
-                                                   .done = rule->done};
+                                                   .done = rule->done,
+                                                   .hits = rule->hits};
     }
     return 0;
 }
@@ -83,9 +88,7 @@ static int supervise_restored(struct session *session, const struct image *image
                               struct err *err)
 {
     const Freezepoint__Manifest *manifest = image->manifest;
-    int error = copy_manifest(manifest, from, err);
-    if (error)
-        return error;
+    struct uprobes *probes = steal_pointer(&from->probes);
     struct supervision job = {
         .job = &session->job,
         .keeper = &session->keeper,
@@ -97,6 +100,7 @@ static int supervise_restored(struct session *session, const struct image *image
         .criu_log_level = session->criu_log_level,
         .points = from->points,
         .point_count = manifest->n_points,
+        .probes = probes,
         .max_checkpoints = options->max_checkpoints,
         .then_stop = options->then_stop,
         .tcp = tcp_of(manifest, options),
@@ -151,12 +155,43 @@ static void undo_start(struct session *session)
         log_warning("job", "%s", err.text);
 }
 
+struct placing {
+    struct session *session;
+    struct from_image *from;
+    size_t point_count;
+};
+
+/* A restored program shall run, with its probes or without. */
+static void set_probes(void *context)
+{
+    const struct placing *placing = context;
+    struct err err;
+    if (session_start_probes(placing->session, placing->from->points, placing->point_count,
+                             &placing->from->probes, &err))
+        say("no further checkpoint at a probe: %s", err.text);
+}
+
+static bool had_probes(const Freezepoint__Manifest *manifest)
+{
+    for (size_t i = 0; i < manifest->n_points; i++)
+        if (point_is_probe(manifest->points[i]->spec))
+            return true;
+    return false;
+}
+
 int session_run_restored(struct session *session, const struct image *image,
                          const struct restored_options *options, void (*started)(void *context),
                          void *context, int *status, struct err *err)
 {
     struct restored restored = RESTORED_NONE;
+    struct from_image from = {0};
+    struct placing placing = {
+        .session = session, .from = &from, .point_count = image->manifest->n_points};
     int error = plan_streams(session, image->manifest, err);
+    if (!error)
+        error = copy_manifest(image->manifest, &from, err);
+    if (!error && had_probes(image->manifest))
+        error = session_allow_probes(session, err);
     struct restore_request request = {
         .image = image,
         .criu = session->criu,
@@ -165,6 +200,9 @@ int session_run_restored(struct session *session, const struct image *image,
         .keeper = &session->keeper,
         .plan = &session->plan,
         .tcp_close = options->tcp_given && options->tcp == TCP_MODE_CLOSE,
+        .criu_config = session->criu_config[0] ? session->criu_config : NULL,
+        .placed = set_probes,
+        .context = &placing,
     };
     if (!error)
         error = restore_begin(&request, &restored, err);
@@ -173,6 +211,7 @@ int session_run_restored(struct session *session, const struct image *image,
     if (!error)
         error = restore_image(&request, &restored, err);
     if (error) {
+        release_from_image(&from);
         restore_abandon(&restored);
         undo_start(session);
         return error;
@@ -183,7 +222,6 @@ int session_run_restored(struct session *session, const struct image *image,
         (double)(restored.verify_ns + restored.criu_ns) / 1e6);
     if (started)
         started(context);
-    struct from_image from = {0};
     error = supervise_restored(session, image, options, &restored, &from, status, err);
     release_from_image(&from);
     restored_release(&restored);

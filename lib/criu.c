@@ -371,3 +371,13 @@ int criu_acknowledge(int socket, bool success, struct err *err)
     request.notify_success = success;
     return criu_send(socket, &request, err);
 }
+
+int criu_write_config(const char *directory, char *path, size_t size, struct err *err)
+{
+    static const char settings[] = "allow-uprobes\n";
+    if ((size_t)snprintf(path, size, "%s/criu.conf", directory) >= size)
+        return err_set(err, ENAMETOOLONG, "make '%s/criu.conf'", directory);
+    _cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    ssize_t n = fd < 0 ? -errno : fd_write_all(fd, settings, sizeof(settings) - 1);
+    return n < 0 ? err_set(err, (int)-n, "write '%s'", path) : 0;
+}

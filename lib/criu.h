@@ -29,6 +29,13 @@ int criu_version(const char *criu, char *version, size_t size, struct err *err);
  * callers, who may drop *err. */
 int criu_cache_features(const char *criu, struct err *err);
 
+/*
+ * Writes the settings that CRIU takes from a file alone into `directory`, which must be
+ * where the worker finds it too; `path` gets the file's.  They let a program be dumped
+ * and restored in which there were uprobes: the kernel's page for them stays mapped.
+ */
+int criu_write_config(const char *directory, char *path, size_t size, struct err *err);
+
 struct criu_worker {
     pid_t pid;  /* in this process's pid namespace; 0: none */
     int pidfd;  /* -1: none */

@@ -93,6 +93,10 @@ struct keeper_guard {
 
 int keeper_guard_set(struct keeper *keeper, const struct keeper_guard *guard, struct err *err);
 
+/* From here on processes of the job may stand stopped because of us: where we die all that
+ * are stopped then are sent SIGCONT. */
+int keeper_guard_stopped(struct keeper *keeper, struct err *err);
+
 /* Does not wait until it is done: what the keeper hears before our end, it does. */
 int keeper_guard_clear(struct keeper *keeper, struct err *err);
 

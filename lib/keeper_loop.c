@@ -27,6 +27,9 @@
 #define WORKER_PATIENCE_MS (120 * 1000)
 #define THAW_TIMEOUT_MS    (10 * 1000)
 #define FRONT_POLL_MS      300
+/* A beat apart: some kernels take probes away after their owner's end has been told
+ * (kernel/bpf/syscall.c, bpf_link_put()). */
+#define CONTINUE_ROUNDS 2
 
 struct guard {
     int worker;
@@ -50,6 +53,7 @@ struct loop {
     int events_fd; /* cgroup.events; -1 until orphaned */
     struct streams streams;
     bool paused;
+    int to_continue; /* how often yet, where processes may stand stopped because of us */
     struct guard guard;
     uint64_t worker_deadline_ms;
     unsigned int finish_serial;
@@ -149,6 +153,22 @@ static void become_orphan(struct loop *self)
     }
 }
 
+/* True when that was the last time. */
+static bool continue_stopped(struct loop *self)
+{
+    struct err err;
+    if (self->to_continue == 0)
+        return true;
+    _cleanup_free_ pid_t *pids = NULL;
+    ssize_t count = cgroup_processes(self->job.group.fd, &pids, &err);
+    for (ssize_t i = 0; i < count; i++) {
+        struct proc_info info;
+        if (proc_read(pids[i], &info, &err) == 0 && info.state == 'T')
+            kill(pids[i], SIGCONT);
+    }
+    return --self->to_continue == 0;
+}
+
 /* What a dump that nobody can use any more leaves behind.  False where the program
  * cannot be thawed: to be tried again. */
 static bool settle_guard(struct loop *self)
@@ -187,7 +207,8 @@ static void continue_orphaned(struct loop *self, bool *guard_settled)
             return;
         }
     }
-    *guard_settled = *guard_settled || settle_guard(self);
+    if (!*guard_settled)
+        *guard_settled = settle_guard(self) && continue_stopped(self);
     if (group_is_empty(self))
         begin_ending(self);
 }
@@ -260,6 +281,9 @@ static void serve_request(struct loop *self)
         break;
     case KEEPER_GUARD_CLEAR:
         clear_guard(self);
+        break;
+    case KEEPER_CONTINUE:
+        self->to_continue = CONTINUE_ROUNDS;
         break;
     case KEEPER_FINISH:
         self->finish_serial = request.serial;

@@ -164,6 +164,7 @@ static int send_request(const struct restore_request *request, const struct init
                                                    : CRIU_NETWORK_LOCK_METHOD__SKIP;
     options.n_inherit_fd = stream_count;
     options.inherit_fd = streams;
+    options.config_file = (char *)request->criu_config;
     CriuReq message = CRIU_REQ__INIT;
     message.type = CRIU_REQ_TYPE__RESTORE;
     message.opts = &options;
@@ -186,6 +187,8 @@ static int before_resume(const struct restore_request *request, struct verificat
         return error;
     error = adopt_tree(request->job, request->image->manifest, request->image->generation,
                        &out->root, err);
+    if (!error && request->placed)
+        request->placed(request->context);
     return error ? error : keeper_settle(request->keeper, err);
 }
 

@@ -22,7 +22,11 @@ struct restore_request {
     struct job *job;
     struct keeper *keeper; /* guards against our death meanwhile */
     const struct stdio_plan *plan;
-    bool tcp_close; /* drop connections that the image holds */
+    bool tcp_close;          /* drop connections that the image holds */
+    const char *criu_config; /* criu_write_config()'s, or NULL */
+    /* Called when all is in its place and nothing runs yet; may be NULL. */
+    void (*placed)(void *context);
+    void *context;
 };
 
 struct restored {

@@ -278,15 +278,6 @@ def state_of(pid):
         return ""
 
 
-def bpf_links_of(pid):
-    """The BPF links that a process holds, which are what is attached."""
-    found = set()
-    for entry in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.update(re.findall(r"^link_id:\s+(\d+)$", entry.read_text(), re.M))
-    return {int(link) for link in found}
-
-
 def tracer_of(pid):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"TracerPid:\s+(\d+)", status).group(1))
@@ -313,3 +304,18 @@ def processes_in(directory):
         if cwd == str(directory) or cwd.startswith(f"{directory}/"):
             found.append(int(entry.name))
     return found
+
+
+def links_of(pid):
+    """The BPF links that a process holds, which are what is attached."""
+    found = set()
+    for entry in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.update(re.findall(r"^link_id:\s+(\d+)$", entry.read_text(), re.M))
+    return {int(link) for link in found}
+
+
+def all_links():
+    shown = subprocess.run(["bpftool", "-j", "link", "show"], capture_output=True, text=True,
+                           check=True).stdout
+    return {link["id"] for link in json.loads(shown or "[]")}

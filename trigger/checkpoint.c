@@ -19,6 +19,7 @@
 #include "trigger/filter.h"
 #include "trigger/manifest_fill.h"
 #include "trigger/rearm.h"
+#include "trigger/uprobes.h"
 
 #define FREEZE_TIMEOUT_MS (10 * 1000)
 #define COMMIT_NICE       10
@@ -66,6 +67,7 @@ static int start_worker(struct checkpoint *checkpoint, struct err *err)
         .inside = job->init,
         .root = info.inner_pid,
         .external = external,
+        .config = job->criu_config,
         .tcp = job->tcp,
         .leave_running = !job->then_stop,
         .log_level = job->criu_log_level,
@@ -190,11 +192,19 @@ static int stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
     return error;
 }
 
+static void set_probes(const struct supervision *job)
+{
+    struct err err;
+    if (job->probes && uprobes_set(job->probes, &err))
+        log_warning("probe", "not set again: %s", err.text);
+}
+
 /* A restored tree that ends as soon as it is let go takes its pid namespace along, and
  * the worker in it, often before that can answer.  The images stand all the same. */
 static int let_go(struct checkpoint *checkpoint, struct err *err)
 {
     const struct supervision *job = checkpoint->job;
+    set_probes(job);
     int error = dump_settle(&checkpoint->dump, true, err);
     bool ended = job->init && cgroup_populated(job->job->group.fd) == 0;
     return ended ? 0 : error;
@@ -210,6 +220,10 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     if (error)
         return error;
     fault_point("dump:held");
+    if (checkpoint->job->probes)
+        error = uprobes_await_lifted(checkpoint->job->probes, checkpoint->job, err);
+    if (error)
+        return error;
     error = thaw_now(guard, err);
     if (!error)
         error = dump_go_on(dump, err);
@@ -239,7 +253,8 @@ static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct 
 {
     const struct supervision *job = checkpoint->job;
     struct err ignored;
-    if (!job->init || checkpoint->put_off == PUT_OFF_MAX)
+    /* A probe's hit cannot be had again: it is tried. */
+    if (!job->init || checkpoint->put_off == PUT_OFF_MAX || hit->mark.kind)
         return 0;
     int rearming = rearm_accept(job->job, &ignored);
     if (rearming < 0)
@@ -253,6 +268,21 @@ static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct 
     checkpoint->manifest = NULL;
     int error = filter_take_back(hit->tid, err);
     return error ? error : CHECKPOINT_PUT_OFF;
+}
+
+/* The breakpoints go before CRIU begins: it must find neither them nor a process that
+ * they have stopped. */
+static int lift_probes(struct checkpoint *checkpoint, struct err *err)
+{
+    const struct supervision *job = checkpoint->job;
+    if (!job->probes)
+        return 0;
+    int error = uprobes_lift(job->probes, job, err);
+    if (error)
+        return err_wrap(err, "lift the probes");
+    describe_hits(job, checkpoint->manifest);
+    fault_point("dump:lifted");
+    return dump_begin(&checkpoint->dump, err);
 }
 
 static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void (*release)(void *),
@@ -269,7 +299,9 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
         return err_wrap(err, "freeze the job");
     hit->frozen_ns = proc_monotonic_ns();
     fault_point("dump:frozen");
-    error = put_off(checkpoint, hit, err);
+    error = lift_probes(checkpoint, err);
+    if (!error)
+        error = put_off(checkpoint, hit, err);
     if (!error)
         error = dump_held(checkpoint, &guard, hit, err);
     if (!error && job->then_stop)
@@ -278,6 +310,8 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
         error = let_go(checkpoint, err);
     if (!error && !job->then_stop)
         hit->thawed_ns = proc_monotonic_ns();
+    if (error)
+        set_probes(job);
     fault_point("dump:dumped");
     return error;
 }
@@ -307,7 +341,7 @@ static int take(struct checkpoint *checkpoint, struct hit *hit, void (*release)(
         return error;
     }
     hit->dump_ready_ns = proc_monotonic_ns();
-    error = dump_begin(&checkpoint->dump, err);
+    error = checkpoint->job->probes ? 0 : dump_begin(&checkpoint->dump, err);
     /* Beside CRIU's last preparations, and before the program stops for it. */
     if (!error)
         error = describe_job(checkpoint->job, hit, checkpoint->root, &checkpoint->manifest, err);

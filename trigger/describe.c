@@ -109,6 +109,15 @@ static void describe_rules(const struct supervision *job, Freezepoint__Manifest 
         rule->first = point->first;
         rule->every = point->every;
         rule->done = point->done;
+        rule->hits = point->hits;
+    }
+}
+
+void describe_hits(const struct supervision *job, Freezepoint__Manifest *manifest)
+{
+    for (size_t i = 0; i < manifest->n_points; i++) {
+        manifest->points[i]->hits = job->points[i].hits;
+        manifest->points[i]->done = job->points[i].done;
     }
 }
 

@@ -21,6 +21,10 @@ int describe_job(const struct supervision *job, const struct hit *hit, pid_t roo
 int describe_processes(const struct supervision *job, pid_t root, const struct image_draft *draft,
                        Freezepoint__Manifest *manifest, struct err *err);
 
+/* Enters what has changed of the points since describe_job(): probes count until they are
+ * lifted. */
+void describe_hits(const struct supervision *job, Freezepoint__Manifest *manifest);
+
 /* Enters the times of `hit`, and its mark where there is one.  Of a program that goes on
  * it is called when it does. */
 void describe_timings(Freezepoint__Manifest *manifest, const struct hit *hit);

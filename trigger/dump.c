@@ -62,6 +62,7 @@ static int send_request(const struct dump_request *request, int socket, struct e
                                                    : CRIU_NETWORK_LOCK_METHOD__SKIP;
     options.n_external = count_strings(request->external);
     options.external = (char **)request->external;
+    options.config_file = (char *)request->config;
     CriuReq message = CRIU_REQ__INIT;
     message.type = CRIU_REQ_TYPE__DUMP;
     message.opts = &options;

@@ -32,6 +32,7 @@ struct dump_request {
     pid_t inside;                /* a restored tree's init in our pid namespace, or 0 */
     pid_t root;                  /* the tree's root as its own namespace numbers it */
     const char *const *external; /* CRIU --external keys, NULL-terminated; may be NULL */
+    const char *config;          /* criu_write_config()'s, or NULL */
     enum tcp_mode tcp;
     bool leave_running;
     int log_level; /* CRIU's, 0 .. 4 */

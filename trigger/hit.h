@@ -18,7 +18,7 @@ struct hit {
     pid_t tid; /* in our pid namespace */
     uint64_t notified_ns, frozen_ns, dump_ready_ns, dumped_ns, thawed_ns;
     /* As the kernel saw it (observe.h). */
-    struct mark mark; /* kind 0: not seen */
+    struct mark mark; /* kind 0: not seen; of a probe's hit there from the beginning */
     uint64_t kernel_frozen_ns, kernel_thawed_ns, kernel_resumed_ns;
     uint64_t marks_lost;
 };

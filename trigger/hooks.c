@@ -8,6 +8,7 @@
 
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "trigger/similar.h"
 #include "trigger/symbols.h"
 
 /* What the program's files say about one name. */
@@ -109,30 +110,6 @@ static bool is_internal(const struct program *program, const char *name)
     return search.found;
 }
 
-/* Levenshtein distance, given up beyond `limit`. */
-static unsigned int edit_distance(const char *a, const char *b, unsigned int limit)
-{
-    unsigned int row[64];
-    size_t length = strlen(b);
-    if (length + 1 > sizeof(row) / sizeof(row[0]))
-        return limit + 1;
-    for (size_t j = 0; j <= length; j++)
-        row[j] = (unsigned int)j;
-    for (size_t i = 1; a[i - 1]; i++) {
-        unsigned int diagonal = row[0], best = row[0] = (unsigned int)i;
-        for (size_t j = 1; j <= length; j++) {
-            unsigned int changed = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            unsigned int shorter = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = changed < shorter ? changed : shorter;
-            best = row[j] < best ? row[j] : best;
-        }
-        if (best > limit)
-            return limit + 1;
-    }
-    return row[length];
-}
-
 struct suggestion {
     const char *name;
     char text[FZ_NAME_MAX];
@@ -144,7 +121,7 @@ static bool consider_similar(const struct symbol *symbol, void *context)
     struct suggestion *best = context;
     if (!symbol->is_defined || !symbol->is_function || symbol->name[0] == '_')
         return true;
-    unsigned int distance = edit_distance(best->name, symbol->name, best->distance);
+    unsigned int distance = similar_distance(best->name, symbol->name, best->distance);
     if (distance < best->distance) {
         best->distance = distance;
         snprintf(best->text, sizeof(best->text), "%s", symbol->name);
@@ -181,8 +158,10 @@ static int judge(const struct program *program, const struct point *point,
     if (finding->is_function && finding->in_executable)
         return err_usage(err,
                          "--at '%s': '%s' is a function of '%s' itself, which no preload "
-                         "library can reach; choose a library function that it calls",
-                         point->spec, point->function, program->executable);
+                         "library can reach: give it as 'probe:%s:%s', or a library function that "
+                         "it calls",
+                         point->spec, point->function, program->executable, program->executable,
+                         point->function);
     if (finding->is_data && !finding->is_function)
         return err_usage(err, "--at '%s': '%s' is data of %s, not a function", point->spec,
                          point->function, base_name(finding->library));
@@ -191,8 +170,10 @@ static int judge(const struct program *program, const struct point *point,
     if (is_internal(program, point->function))
         return err_usage(err,
                          "--at '%s': '%s' is an internal function of '%s', which no preload "
-                         "library can reach; choose a library function that it calls",
-                         point->spec, point->function, program->executable);
+                         "library can reach: give it as 'probe:%s:%s', or a library function that "
+                         "it calls",
+                         point->spec, point->function, program->executable, program->executable,
+                         point->function);
     if (program->library_count)
         warn_unknown(program, point, warn, context);
     return 0;

@@ -45,12 +45,22 @@ void point_names(const char *function, const char *names[POINT_ALIAS_MAX + 2])
     names[1] = NULL;
 }
 
+#define PROBE "probe:"
+
+bool point_is_probe(const char *spec)
+{
+    return !strncmp(spec, PROBE, strlen(PROBE));
+}
+
 static int refuse(const char *spec, const char *at, const char *why, struct err *err)
 {
-    return err_usage(err,
-                     "--at '%s': column %zu: %s; a point is [LIBRARY:]FUNCTION[#N], as in "
-                     "'listen' or 'libc:epoll_wait#20'",
-                     spec, (size_t)(at - spec) + 1, why);
+    const char *form = point_is_probe(spec)
+                           ? "a probe is probe:PATH:SYMBOL[+OFFSET][#N], as in "
+                             "'probe:./server:handle_request#100'"
+                           : "a point is [LIBRARY:]FUNCTION[#N], as in 'listen' or "
+                             "'libc:epoll_wait#20'";
+    return err_usage(err, "--at '%s': column %zu: %s; %s", spec, (size_t)(at - spec) + 1, why,
+                     form);
 }
 
 static bool is_name_character(char c, bool first)
@@ -87,9 +97,6 @@ static int check_library(const char *spec, const char *colon, struct err *err)
     for (const char *c = spec; c < colon; c++)
         if (*c == '/' || (unsigned char)*c <= ' ' || *c == '#')
             return refuse(spec, c, "a library is given by its base name", err);
-    if (!strncmp(spec, "probe:", 6))
-        return refuse(spec, spec, "'probe:' points are not had by this version of freezepoint",
-                      err);
     return 0;
 }
 
@@ -105,8 +112,70 @@ static int parse_function(const char *spec, const char *name, size_t length, str
     return 0;
 }
 
+static int copy_texts(const char *spec, const char *library, size_t library_length,
+                      const char *name, size_t length, struct point *point, struct err *err)
+{
+    point->spec = strdup(spec);
+    point->library = library ? strndup(library, library_length) : NULL;
+    point->function = strndup(name, length);
+    if (point->spec && point->function && (!library || point->library))
+        return 0;
+    point_release(point);
+    return err_set(err, ENOMEM, "--at");
+}
+
+static int parse_offset(const char *spec, const char *digits, const char *end, uint64_t *offset,
+                        struct err *err)
+{
+    char *stop;
+    if (*digits < '0' || *digits > '9')
+        return refuse(spec, digits, "a number is expected after '+'", err);
+    errno = 0;
+    *offset = strtoull(digits, &stop, digits[1] == 'x' ? 16 : 10);
+    if (stop != end)
+        return refuse(spec, stop, "that is not part of a number", err);
+    return errno ? refuse(spec, digits, "the offset is too large", err) : 0;
+}
+
+/* An address stands for a name. */
+static int check_symbol(const char *spec, const char *name, size_t length, struct err *err)
+{
+    if (length < 3 || name[0] != '0' || name[1] != 'x')
+        return parse_function(spec, name, length, err);
+    uint64_t address;
+    return parse_offset(spec, name, name + length, &address, err);
+}
+
+/* The path may have any characters: the last ':' is the one behind it. */
+static int parse_probe(const char *spec, struct point *out, struct err *err)
+{
+    struct point point = {.number = 1, .is_probe = true};
+    const char *path = spec + strlen(PROBE), *colon = strrchr(path, ':');
+    if (!colon)
+        return refuse(spec, path + strlen(path), "':' and a symbol are expected behind the path",
+                      err);
+    if (colon == path)
+        return refuse(spec, path, "the path is missing", err);
+    const char *name = colon + 1, *hash = strchr(name, '#');
+    const char *end = hash ? hash : name + strlen(name);
+    const char *plus = memchr(name, '+', (size_t)(end - name));
+    size_t length = (size_t)((plus ? plus : end) - name);
+    int error = check_symbol(spec, name, length, err);
+    if (!error && plus)
+        error = parse_offset(spec, plus + 1, end, &point.offset, err);
+    if (!error && hash)
+        error = parse_number(spec, hash + 1, &point.number, err);
+    if (!error)
+        error = copy_texts(spec, path, (size_t)(colon - path), name, length, &point, err);
+    if (!error)
+        *out = point;
+    return error;
+}
+
 int point_parse(const char *spec, struct point *out, struct err *err)
 {
+    if (point_is_probe(spec))
+        return parse_probe(spec, out, err);
     struct point point = {.number = 1};
     const char *hash = strchr(spec, '#');
     const char *end = hash ? hash : spec + strlen(spec);
@@ -119,17 +188,12 @@ int point_parse(const char *spec, struct point *out, struct err *err)
         error = parse_function(spec, name, (size_t)(end - name), err);
     if (!error && hash)
         error = parse_number(spec, hash + 1, &point.number, err);
-    if (error)
-        return error;
-    point.spec = strdup(spec);
-    point.library = colon ? strndup(spec, (size_t)(colon - spec)) : NULL;
-    point.function = strndup(name, (size_t)(end - name));
-    if (!point.spec || !point.function || (colon && !point.library)) {
-        point_release(&point);
-        return err_set(err, ENOMEM, "--at");
-    }
-    *out = point;
-    return 0;
+    if (!error)
+        error = copy_texts(spec, colon ? spec : NULL, (size_t)((colon ? colon : spec) - spec), name,
+                           (size_t)(end - name), &point, err);
+    if (!error)
+        *out = point;
+    return error;
 }
 
 void point_release(struct point *point)

@@ -279,9 +279,9 @@ int program_examine(const char *path, char *const argv[], struct program *out, s
         return error;
     if (!loader[0])
         return err_usage(err,
-                         "'%s' is statically linked: a preload library cannot reach it, so no "
-                         "--at point would ever be hit",
-                         program.executable);
+                         "'%s' is statically linked: a preload library cannot reach it; a "
+                         "function of it is given as --at 'probe:%s:FUNCTION'",
+                         program.executable, program.executable);
     error = list_libraries(loader, &program, err);
     if (error) {
         program_release(&program);

@@ -102,6 +102,14 @@ int signals_forward(const struct supervision *job, const struct signalfd_siginfo
     return 0;
 }
 
+bool signals_see_stopped(const struct supervision *job)
+{
+    siginfo_t info = {0};
+    return job->child == job->root &&
+           waitid(P_PID, (id_t)job->child, &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid != 0;
+}
+
 int signals_check_stopped(const struct supervision *job, struct err *err)
 {
     siginfo_t info = {0};

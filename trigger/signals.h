@@ -5,6 +5,7 @@
 #ifndef FREEZEPOINT_SIGNALS_H
 #define FREEZEPOINT_SIGNALS_H
 
+#include <stdbool.h>
 #include <sys/signalfd.h>
 
 #include "lib/err.h"
@@ -13,6 +14,9 @@
 /* Passes on what came for freezepoint. */
 int signals_forward(const struct supervision *job, const struct signalfd_siginfo *info,
                     struct err *err);
+
+/* Whether the program is stopped, which signals_check_stopped() would find. */
+bool signals_see_stopped(const struct supervision *job);
 
 /* After SIGCHLD: where the program was stopped by ^Z, gives the terminal back and
  * stops freezepoint too; returns when it is continued. */

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/proc.h"
@@ -22,12 +23,13 @@
 #include "trigger/published.h"
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
+#include "trigger/uprobes.h"
 
 #define ARM_DELAY_MS  20 /* after a restore */
 #define ASK_AGAIN_MAX (OBSERVE_RECENT / 2)
 
 struct supervisor {
-    const struct supervision *job;
+    struct supervision *job;
     struct supervise_result *result;
     struct checkpoint checkpoint;
     struct observer observer;
@@ -53,7 +55,8 @@ enum source {
     SOURCE_CHILD,
     SOURCE_INIT,
     SOURCE_COMMIT,
-    SOURCE_KEEPER
+    SOURCE_KEEPER,
+    SOURCE_PROBES
 };
 
 static uint64_t event_tag(enum source source, int fd)
@@ -122,6 +125,16 @@ static void arm(struct supervisor *self)
     }
 }
 
+static void end_probes(struct supervisor *self)
+{
+    struct supervision *job = self->job;
+    if (!job->probes)
+        return;
+    unwatch(self, uprobes_fd(job->probes));
+    uprobes_release(job->probes);
+    job->probes = NULL;
+}
+
 static void finish_commit(struct supervisor *self)
 {
     struct checkpoint *checkpoint = &self->checkpoint;
@@ -148,8 +161,10 @@ static void finish_commit(struct supervisor *self)
         return;
     }
     self->result->checkpoints++;
-    if (!more_to_do(self))
+    if (!more_to_do(self)) {
         observe_end(&self->observer);
+        end_probes(self);
+    }
     published_checkpoint(&self->published, generation, pause_ns);
     say(self, "checkpoint %s@%" PRIu64 " at %s (frozen %.1f ms)%s", self->job->image_name,
         generation, where, (double)pause_ns / 1e6, self->result->stopped ? ", stopped" : "");
@@ -188,6 +203,30 @@ static void answer_go_on(void *context)
     filter_answer(release->listener, release->id, FZ_ANSWER_GO_ON);
 }
 
+/* After checkpoint_take(). */
+static void end_take(struct supervisor *self, const struct supervised_point *point, int error,
+                     bool stopped, struct err *err)
+{
+    published_hit(&self->published);
+    if (error) {
+        self->result->failures++;
+        published_checkpoint(&self->published, 0, 0);
+        say(self, "checkpoint at %s failed, the program goes on: %s", point->spec, err->text);
+        arm(self);
+        return;
+    }
+    self->result->stopped = stopped;
+    if (stopped) {
+        finish_commit(self);
+        return;
+    }
+    self->commit_fd = self->checkpoint.done_fd;
+    if (watch(self, SOURCE_COMMIT, self->commit_fd, EPOLLIN, err)) {
+        self->commit_fd = -1;
+        finish_commit(self);
+    }
+}
+
 static void serve_due_point(struct supervisor *self, int listener,
                             const struct notification *notification, struct hit *hit)
 {
@@ -214,24 +253,7 @@ static void serve_due_point(struct supervisor *self, int listener,
         arm(self);
         return;
     }
-    published_hit(&self->published);
-    if (error) {
-        self->result->failures++;
-        published_checkpoint(&self->published, 0, 0);
-        say(self, "checkpoint at %s failed, the program goes on: %s", point->spec, err.text);
-        arm(self);
-        return;
-    }
-    self->result->stopped = stopped;
-    if (stopped) {
-        finish_commit(self);
-        return;
-    }
-    self->commit_fd = self->checkpoint.done_fd;
-    if (watch(self, SOURCE_COMMIT, self->commit_fd, EPOLLIN, &err)) {
-        self->commit_fd = -1;
-        finish_commit(self);
-    }
+    end_take(self, point, error, stopped, &err);
 }
 
 /* Whether the thread has to ask again, since it began to wait before anybody was there
@@ -277,6 +299,59 @@ static void serve_point(struct supervisor *self, int listener,
     log_debug("point", "%s: hit %" PRIu64 " by thread %d", job->points[hit.rule].spec, hit.number,
               hit.tid);
     serve_due_point(self, listener, notification, &hit);
+}
+
+static void answer_nobody(void *context)
+{
+    (void)context;
+}
+
+static void serve_due_probe(struct supervisor *self, struct hit *hit)
+{
+    struct supervised_point *point = &self->job->points[hit->rule];
+    struct err err;
+    bool stopped = false;
+    int error = 0;
+    start_observing(self);
+    if (observe_await(&self->observer, &err))
+        say(self, "the kernel's marks are not recorded: %s; see freezepoint doctor", err.text);
+    if (!self->checkpoint.armed)
+        error = checkpoint_arm(&self->checkpoint, self->job, &err);
+    point->done = point->every == 0;
+    if (!error)
+        error = checkpoint_take(&self->checkpoint, &self->observer, hit, answer_nobody, NULL,
+                                &stopped, &err);
+    end_take(self, point, error, stopped, &err);
+}
+
+static void serve_probe(struct supervisor *self, struct hit *hit)
+{
+    const struct supervised_point *point = &self->job->points[hit->rule];
+    fault_point("probe:stopped");
+    if (point->done || !more_to_do(self)) {
+        published_hit(&self->published);
+        return;
+    }
+    log_debug("point", "%s: hit %" PRIu64 " by thread %d", point->spec, hit->number, hit->tid);
+    serve_due_probe(self, hit);
+}
+
+/* The process of each hit is stopped until it is served.  Whether there was one. */
+static bool serve_probes(struct supervisor *self)
+{
+    struct hit hit;
+    bool any = false;
+    while (self->job->probes && uprobes_next(self->job->probes, &hit)) {
+        any = true;
+        /* Only a finished one counts for --max; the last one takes the probes away. */
+        if (self->checkpoint.committing)
+            finish_commit(self);
+        if (self->job->probes)
+            serve_probe(self, &hit);
+        if (self->job->probes)
+            uprobes_go_on(self->job->probes);
+    }
+    return any;
 }
 
 static void serve_listener(struct supervisor *self, int listener, uint32_t events)
@@ -344,6 +419,16 @@ static void reap(struct supervisor *self)
     self->status_known = true;
 }
 
+/* A probe tells of its hit before it stops the process: what is stopped and is not told
+ * of was stopped by somebody else. */
+static int serve_stop(struct supervisor *self, struct err *err)
+{
+    while (signals_see_stopped(self->job))
+        if (!serve_probes(self))
+            return signals_check_stopped(self->job, err);
+    return 0;
+}
+
 static int serve_signals(struct supervisor *self, struct err *err)
 {
     struct signalfd_siginfo info;
@@ -351,7 +436,7 @@ static int serve_signals(struct supervisor *self, struct err *err)
     if (n != (ssize_t)sizeof(info))
         return 0;
     if (info.ssi_signo == SIGCHLD)
-        return signals_check_stopped(self->job, err);
+        return serve_stop(self, err);
     return signals_forward(self->job, &info, err);
 }
 
@@ -380,6 +465,9 @@ static int dispatch(struct supervisor *self, const struct epoll_event *event, st
     case SOURCE_COMMIT:
         finish_commit(self);
         arm(self);
+        break;
+    case SOURCE_PROBES:
+        serve_probes(self);
         break;
     case SOURCE_KEEPER:
         unwatch(self, fd);
@@ -411,6 +499,8 @@ static int open_sources(struct supervisor *self, struct err *err)
         error = watch(self, SOURCE_INIT, job->init_socket, EPOLLIN, err);
     if (!error && job->keeper->pidfd >= 0)
         error = watch(self, SOURCE_KEEPER, job->keeper->pidfd, EPOLLIN, err);
+    if (!error && job->probes)
+        error = watch(self, SOURCE_PROBES, uprobes_fd(job->probes), EPOLLIN, err);
     return error;
 }
 
@@ -437,8 +527,7 @@ static int run_loop(struct supervisor *self, struct err *err)
     return 0;
 }
 
-int supervise(const struct supervision *job, int signal_fd, struct supervise_result *out,
-              struct err *err)
+int supervise(struct supervision *job, int signal_fd, struct supervise_result *out, struct err *err)
 {
     *out = (struct supervise_result){0};
     struct supervisor self = {.job = job,
@@ -460,6 +549,7 @@ int supervise(const struct supervision *job, int signal_fd, struct supervise_res
         finish_commit(&self);
     checkpoint_release(&self.checkpoint);
     observe_end(&self.observer);
+    end_probes(&self);
     if (!error && job->init_socket >= 0 && !self.status_known)
         serve_init(&self);
     fd_close(&self.epoll_fd);

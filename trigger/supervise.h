@@ -25,9 +25,9 @@ void supervise_signals(sigset_t *set);
 /*
  * Returns 0 once no process of the job is left, or -errno where supervision
  * itself broke down (the job may live on then).  `signal_fd` delivers
- * supervise_signals().
+ * supervise_signals().  The job's probes are taken away by then.
  */
-int supervise(const struct supervision *job, int signal_fd, struct supervise_result *out,
+int supervise(struct supervision *job, int signal_fd, struct supervise_result *out,
               struct err *err);
 
 #endif

@@ -16,11 +16,15 @@
 #include "lib/store.h"
 #include "trigger/dump.h"
 
-/* One --at, as the shim's rule table numbers them. */
+struct uprobes;
+
+/* One --at, as the shim's rule table numbers them; probes come behind the shim's.  Of a
+ * probe `library` is the absolute path of the file that it is in. */
 struct supervised_point {
     const char *spec, *library, *function;
     uint64_t first, every;
-    bool done; /* written by the supervisor */
+    bool done;     /* written by the supervisor */
+    uint64_t hits; /* of a probe, when the program was last stopped; likewise */
 };
 
 struct supervision {
@@ -35,6 +39,8 @@ struct supervision {
 
     struct supervised_point *points;
     size_t point_count;
+    struct uprobes *probes;   /* or NULL: none is set */
+    const char *criu_config;  /* or NULL; of dumps (lib/criu.h) */
     uint64_t max_checkpoints; /* 0: no limit */
     bool then_stop;
     enum tcp_mode tcp;

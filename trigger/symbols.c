@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gelf.h>
 #include <libelf.h>
+#include <limits.h>
 #include <string.h>
 
 #include "lib/fd.h"
@@ -93,23 +94,36 @@ static bool visit_one(const struct tables *tables, size_t number, bool with_vers
                             .is_default = true,
                             .is_defined = entry.st_shndx != SHN_UNDEF,
                             .is_function = type == STT_FUNC || type == STT_GNU_IFUNC,
-                            .value = entry.st_value};
+                            .is_resolver = type == STT_GNU_IFUNC,
+                            .value = entry.st_value,
+                            .size = entry.st_size};
     if (with_versions)
         add_version(tables, number, &symbol);
     return visit(&symbol, context);
 }
 
-static int visit_table(const char *path, unsigned int symbol_type,
-                       bool (*visit)(const struct symbol *, void *), void *context, struct err *err)
+/* The descriptor must stay open as long as *out. */
+static int open_elf(const char *path, int *fd, Elf **out, struct err *err)
 {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
         return err_set(err, errno, "open '%s'", path);
     if (elf_version(EV_CURRENT) == EV_NONE)
         return err_lack(err, "libelf is older than the headers that it was built with");
-    _cleanup_(end_elf) Elf *elf = elf_begin(fd, ELF_C_READ_MMAP, NULL);
-    if (!elf || elf_kind(elf) != ELF_K_ELF)
+    *out = elf_begin(*fd, ELF_C_READ_MMAP, NULL);
+    if (!*out || elf_kind(*out) != ELF_K_ELF)
         return err_text(err, ENOEXEC, "'%s' is not an ELF file", path);
+    return 0;
+}
+
+static int visit_table(const char *path, unsigned int symbol_type,
+                       bool (*visit)(const struct symbol *, void *), void *context, struct err *err)
+{
+    _cleanup_close_ int fd = -1;
+    _cleanup_(end_elf) Elf *elf = NULL;
+    int error = open_elf(path, &fd, &elf, err);
+    if (error)
+        return error;
     struct tables tables;
     find_tables(elf, symbol_type, &tables);
     for (size_t i = 1; tables.symbols && i < tables.count; i++)
@@ -128,4 +142,25 @@ int symbols_visit_static(const char *path, bool (*visit)(const struct symbol *, 
                          void *context, struct err *err)
 {
     return visit_table(path, SHT_SYMTAB, visit, context, err);
+}
+
+int symbols_find_code(const char *path, uint64_t address, uint64_t *offset, struct err *err)
+{
+    _cleanup_close_ int fd = -1;
+    _cleanup_(end_elf) Elf *elf = NULL;
+    int error = open_elf(path, &fd, &elf, err);
+    if (error)
+        return error;
+    size_t count = 0;
+    elf_getphdrnum(elf, &count);
+    for (size_t i = 0; i < count && i < INT_MAX; i++) {
+        GElf_Phdr segment;
+        if (!gelf_getphdr(elf, (int)i, &segment) || segment.p_type != PT_LOAD ||
+            !(segment.p_flags & PF_X) || address < segment.p_vaddr ||
+            address - segment.p_vaddr >= segment.p_filesz)
+            continue;
+        *offset = segment.p_offset + (address - segment.p_vaddr);
+        return 0;
+    }
+    return err_text(err, ENOENT, "'%s' has no code at 0x%llx", path, (unsigned long long)address);
 }

@@ -17,7 +17,8 @@ struct symbol {
     bool is_default;     /* the version that a reference without one gets */
     bool is_defined;
     bool is_function; /* STT_FUNC or STT_GNU_IFUNC */
-    uint64_t value;
+    bool is_resolver; /* STT_GNU_IFUNC: `value` is of the function that chooses */
+    uint64_t value, size;
 };
 
 /* Visits the dynamic symbols, undefined ones too, until `visit` returns false.
@@ -29,5 +30,9 @@ int symbols_visit_dynamic(const char *path, bool (*visit)(const struct symbol *,
  * not stripped; versions are absent. */
 int symbols_visit_static(const char *path, bool (*visit)(const struct symbol *, void *),
                          void *context, struct err *err);
+
+/* Where the code at `address`, as symbols count, is in the file.  -ENOENT
+ * where there is no code. */
+int symbols_find_code(const char *path, uint64_t address, uint64_t *offset, struct err *err);
 
 #endif

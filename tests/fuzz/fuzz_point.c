@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 uint8_t *fuzz_seed(size_t index, size_t *size)
 {
     static const char *const seeds[] = {"listen", "libc.so.6:epoll_wait#20", "main",
-                                        "a#18446744073709551615"};
+                                        "a#18446744073709551615", "probe:/bin/ls:main+0x10#3"};
     if (index >= sizeof(seeds) / sizeof(seeds[0]))
         return NULL;
     *size = strlen(seeds[index]);

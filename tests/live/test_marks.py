@@ -1,7 +1,6 @@
 """What the kernel saw of checkpoints: marks by a BPF program, beside what shim and
 supervisor say."""
 
-import json
 import os
 import re
 import signal
@@ -9,7 +8,7 @@ import subprocess
 
 import pytest
 
-from harness import APPS, PYTHON, bpf_links_of, wait_for
+from harness import APPS, PYTHON, all_links, links_of, wait_for
 
 MOMENT_NS = 2_000_000
 NOT_RECORDED = "the kernel's marks are not recorded"
@@ -138,23 +137,17 @@ def test_without_bpf_all_else_works(freezepoint, without_types):
     assert freezepoint.inspect()["mark"] is None
 
 
-def all_links():
-    shown = subprocess.run(["bpftool", "-j", "link", "show"], capture_output=True, text=True,
-                           check=True).stdout
-    return {link["id"] for link in json.loads(shown or "[]")}
-
-
 def test_detached_once_no_checkpoint_is_due(freezepoint):
     running = freezepoint.start_run("--at", "rand_r#3", "--", APPS / "steady", 1, 2)
     running.wait_for_message("checkpoint .*@1 ")
-    wait_for(lambda: not bpf_links_of(running.pid), "the BPF program to be detached")
+    wait_for(lambda: not links_of(running.pid), "the BPF program to be detached")
     running.process.terminate()
     running.wait()
 
 
 def test_detached_where_the_supervisor_is_killed(freezepoint):
     running = freezepoint.start_run("--at", "rand_r#1000000", "--", APPS / "steady", 1, 2)
-    links = wait_for(lambda: bpf_links_of(running.pid), "the BPF program to be attached")
+    links = wait_for(lambda: links_of(running.pid), "the BPF program to be attached")
     assert links <= all_links()
     running.process.kill()
     running.wait()

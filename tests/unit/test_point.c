@@ -54,6 +54,29 @@ static void good_points_are_parsed(void **state)
     parses("main", NULL, "main", 1);
 }
 
+static void parses_probe(const char *spec, const char *path, const char *symbol, uint64_t offset,
+                         uint64_t number)
+{
+    struct point point;
+    struct err err;
+    parses(spec, path, symbol, number);
+    assert_int_equal(point_parse(spec, &point, &err), 0);
+    assert_true(point.is_probe);
+    assert_int_equal(point.offset, offset);
+    point_release(&point);
+}
+
+static void probes_are_parsed(void **state)
+{
+    (void)state;
+    parses_probe("probe:/bin/ls:main", "/bin/ls", "main", 0, 1);
+    parses_probe("probe:./a:b#c:main#7", "./a:b#c", "main", 0, 7);
+    parses_probe("probe:x:f+12", "x", "f", 12, 1);
+    parses_probe("probe:x:f+0x1f#1000000", "x", "f", 0x1f, 1000000);
+    parses_probe("probe:x:0x401000", "x", "0x401000", 0, 1);
+    parses_probe("probe:x:f.isra.0#2", "x", "f.isra.0", 0, 2);
+}
+
 static void bad_points_are_refused_with_their_column(void **state)
 {
     (void)state;
@@ -70,7 +93,16 @@ static void bad_points_are_refused_with_their_column(void **state)
     refuses("/lib/libc.so.6:listen", "column 1: a library is given by its base name");
     refuses("listen:return", "':return' is not had");
     refuses("listen#1:return", "column 9: nothing may follow");
-    refuses("probe:/bin/ls:main", "'probe:' points are not had");
+    refuses("probe:", "column 7: ':' and a symbol are expected");
+    refuses("probe:/bin/ls", "column 14: ':' and a symbol are expected");
+    refuses("probe::main", "column 7: the path is missing");
+    refuses("probe:/bin/ls:", "column 15: the function's name is missing");
+    refuses("probe:/bin/ls:main+", "column 20: a number is expected after '+'");
+    refuses("probe:/bin/ls:main+1y", "column 21: that is not part of a number");
+    refuses("probe:/bin/ls:main+99999999999999999999", "column 20: the offset is too large");
+    refuses("probe:/bin/ls:main#0", "column 20: calls are counted from 1");
+    refuses("probe:/bin/ls:0xyz", "column 16: that is not part of a number");
+    refuses("probe:/bin/ls:a b", "column 16: that cannot be in a function's name");
     char lengthy[2 * FZ_NAME_MAX];
     memset(lengthy, 'a', sizeof(lengthy) - 1);
     lengthy[sizeof(lengthy) - 1] = '\0';
@@ -331,6 +363,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_points_are_parsed),
+        cmocka_unit_test(probes_are_parsed),
         cmocka_unit_test(bad_points_are_refused_with_their_column),
         cmocka_unit_test(any_bytes_are_refused_or_parsed),
         cmocka_unit_test(aliases_begin_with_the_name_itself),
