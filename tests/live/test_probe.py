@@ -106,6 +106,7 @@ def kill_group(freezepoint):
     for pid in freezepoint.pids():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not freezepoint.group().exists(), "the keeper to clean up")
 
 
 def test_static_program_is_stopped_and_restored(freezepoint):
