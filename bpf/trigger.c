@@ -1,10 +1,14 @@
 #include "bpf/trigger.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdbool.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -13,12 +17,14 @@
 #include "lib/fd.h"
 #include "trigger.skel.h"
 
+#define ATTACH_TIMEOUT_MS 10000
+
 struct trigger {
     struct trigger_bpf *program;
     struct ring_buffer *ring;
-    struct bpf_link *links[TRIGGER_MAX];
-    pthread_t detaching[TRIGGER_MAX];
-    bool is_detaching[TRIGGER_MAX];
+    pid_t holder; /* the process that has the probes set; 0: none */
+    int holder_fd;
+    pid_t leaving; /* one before that, which is about to end; 0: none */
     void (*visit)(const struct mark *mark, void *context);
     void *context;
 };
@@ -73,6 +79,7 @@ int trigger_load(int group_fd, const struct trigger_point *points, size_t count,
     struct trigger *trigger = calloc(1, sizeof(*trigger));
     if (!trigger)
         return err_set(err, ENOMEM, "trigger");
+    trigger->holder_fd = -1;
     int error = load(trigger, group_fd, points, count, err);
     if (error)
         trigger_release(trigger);
@@ -81,45 +88,97 @@ int trigger_load(int group_fd, const struct trigger_point *points, size_t count,
     return error;
 }
 
-int trigger_attach(struct trigger *trigger, const struct trigger_point *point, struct err *err)
+/* Only what it needs: it must not keep anybody's pipes open. */
+static void keep_two(int a, int b)
 {
-    if (trigger->links[point->rule])
+    int low = a < b ? a : b, high = a < b ? b : a;
+    if (low > 0)
+        close_range(0, (unsigned)low - 1, 0);
+    if (high > low + 1)
+        close_range((unsigned)low + 1, (unsigned)high - 1, 0);
+    close_range((unsigned)high + 1, ~0U, 0);
+}
+
+/* The holder's whole life: sets the probes, tells how that went, and ends with them when
+ * its socket is closed, or the supervisor has died. */
+static _Noreturn void hold(const struct trigger *trigger, const struct trigger_point *points,
+                           size_t count, int socket)
+{
+    int errnum = 0;
+    char byte;
+    /* Who kills the supervisor's process group shall not kill it, too. */
+    setsid();
+    prctl(PR_SET_NAME, "freezepoint-probe");
+    keep_two(socket, bpf_program__fd(trigger->program->progs.hit));
+    if (chdir("/") < 0)
+        errnum = errno;
+    for (size_t i = 0; i < count && !errnum; i++) {
+        LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = points[i].rule);
+        if (!bpf_program__attach_uprobe_opts(trigger->program->progs.hit, -1, points[i].path,
+                                             (size_t)points[i].offset, &options))
+            errnum = errno ? errno : EIO;
+    }
+    if (write(socket, &errnum, sizeof(errnum)) == (ssize_t)sizeof(errnum))
+        while (read(socket, &byte, 1) < 0 && errno == EINTR)
+            ;
+    _exit(0);
+}
+
+static int await_set(const struct trigger *trigger, struct err *err)
+{
+    int errnum = 0;
+    if (fd_wait(trigger->holder_fd, POLLIN, ATTACH_TIMEOUT_MS) <= 0)
+        return err_text(err, ETIMEDOUT, "the probes are not set within %d s",
+                        ATTACH_TIMEOUT_MS / 1000);
+    if (read(trigger->holder_fd, &errnum, sizeof(errnum)) != (ssize_t)sizeof(errnum))
+        return err_text(err, ECHILD, "the process that sets the probes has died");
+    return errnum ? err_set(err, errnum, "set the probes") : 0;
+}
+
+int trigger_attach(struct trigger *trigger, const struct trigger_point *points, size_t count,
+                   struct err *err)
+{
+    int sockets[2];
+    if (trigger->holder || !count)
         return 0;
-    LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = point->rule);
-    struct bpf_link *link = bpf_program__attach_uprobe_opts(
-        trigger->program->progs.hit, -1, point->path, (size_t)point->offset, &options);
-    if (!link)
-        return err_set(err, errno, "put a probe into '%s' at 0x%llx", point->path,
-                       (unsigned long long)point->offset);
-    trigger->links[point->rule] = link;
-    return 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+        return err_set(err, errno, "socketpair");
+    sigset_t all, kept;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &kept);
+    pid_t holder = fork();
+    if (holder == 0)
+        hold(trigger, points, count, sockets[1]);
+    int errnum = errno;
+    pthread_sigmask(SIG_SETMASK, &kept, NULL);
+    close(sockets[1]);
+    if (holder < 0) {
+        close(sockets[0]);
+        return err_set(err, errnum, "start a process");
+    }
+    trigger->holder = holder;
+    trigger->holder_fd = sockets[0];
+    int error = await_set(trigger, err);
+    if (error)
+        trigger_detach(trigger);
+    return error;
 }
 
-static void *destroy(void *link)
+static void await_left(struct trigger *trigger)
 {
-    bpf_link__destroy(link);
-    return NULL;
-}
-
-static void await_detached(struct trigger *trigger, size_t rule)
-{
-    if (trigger->is_detaching[rule])
-        pthread_join(trigger->detaching[rule], NULL);
-    trigger->is_detaching[rule] = false;
+    while (trigger->leaving && waitpid(trigger->leaving, NULL, 0) < 0 && errno == EINTR)
+        ;
+    trigger->leaving = 0;
 }
 
 void trigger_detach(struct trigger *trigger)
 {
-    for (size_t i = 0; i < TRIGGER_MAX; i++) {
-        struct bpf_link *link = steal_pointer(&trigger->links[i]);
-        if (!link)
-            continue;
-        await_detached(trigger, i);
-        if (pthread_create(&trigger->detaching[i], NULL, destroy, link))
-            bpf_link__destroy(link);
-        else
-            trigger->is_detaching[i] = true;
-    }
+    if (!trigger->holder)
+        return;
+    await_left(trigger);
+    fd_close(&trigger->holder_fd);
+    trigger->leaving = trigger->holder;
+    trigger->holder = 0;
 }
 
 void trigger_end(struct trigger *trigger)
@@ -128,8 +187,7 @@ void trigger_end(struct trigger *trigger)
     for (__u32 i = 0; i < TRIGGER_MAX; i++)
         bpf_map_update_elem(bpf_map__fd(trigger->program->maps.counts), &i, &never, 0);
     trigger_detach(trigger);
-    for (size_t i = 0; i < TRIGGER_MAX; i++)
-        await_detached(trigger, i);
+    await_left(trigger);
 }
 
 int trigger_collect(struct trigger *trigger, void (*visit)(const struct mark *mark, void *context),

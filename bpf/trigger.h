@@ -47,13 +47,20 @@ struct trigger_point {
 int trigger_load(int group_fd, const struct trigger_point *points, size_t count,
                  struct trigger **out, struct err *err);
 
-/* Sets the breakpoints: in running processes too, stopped, frozen or traced ones among
- * them.  `point` as given to trigger_load().  Its count goes on where it was. */
-int trigger_attach(struct trigger *trigger, const struct trigger_point *point, struct err *err);
+/*
+ * Sets the breakpoints of these points: in running processes too, stopped, frozen or traced
+ * ones among them.  Their counts go on where they were.  Nothing is done where some are set.
+ *
+ * A process of its own holds them: where somebody is killed who is just taking probes away,
+ * the kernel leaves their breakpoints in the text for ever (kernel/events/uprobes.c,
+ * uprobe_unregister_nosync(), "leaking uprobe").  It ends by itself when we do.
+ */
+int trigger_attach(struct trigger *trigger, const struct trigger_point *points, size_t count,
+                   struct err *err);
 
 /* Begins to take all away and returns at once: the breakpoints go in some 20 ms, but for
- * the kernel's own ends that takes another 100 (kernel/events/uprobes.c,
- * uprobe_unregister_sync()).  May be followed by trigger_attach(). */
+ * the kernel's own ends that takes another 100 (uprobe_unregister_sync()).  May be followed
+ * by trigger_attach(). */
 void trigger_detach(struct trigger *trigger);
 
 /* For good, and returns when it is done: no process is stopped after that. */

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "lib/fd.h"
+#include "trigger/point.h"
 
 void text_of_size(uint64_t bytes, char text[32])
 {
@@ -291,7 +292,8 @@ static struct json_object *rules_json(const Freezepoint__Manifest *manifest)
         add_string(object, "spec", manifest->points[i]->spec);
         add_number(object, "every", manifest->points[i]->every);
         add_bool(object, "done", manifest->points[i]->done);
-        add_number(object, "hits", manifest->points[i]->hits);
+        if (point_is_probe(manifest->points[i]->spec))
+            add_number(object, "hits", manifest->points[i]->hits);
         json_object_array_add(list, object);
     }
     return list;

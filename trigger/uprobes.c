@@ -194,15 +194,12 @@ int uprobes_await_lifted(const struct uprobes *self, const struct supervision *j
 
 int uprobes_set(struct uprobes *self, struct err *err)
 {
-    for (size_t i = 0; i < self->target_count; i++) {
-        const struct trigger_point *target = &self->targets[i];
-        if (self->points[target->rule].done)
-            continue;
-        int error = trigger_attach(self->trigger, target, err);
-        if (error)
-            return error;
-    }
-    return 0;
+    struct trigger_point wanted[TRIGGER_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < self->target_count; i++)
+        if (!self->points[self->targets[i].rule].done)
+            wanted[count++] = self->targets[i];
+    return trigger_attach(self->trigger, wanted, count, err);
 }
 
 void uprobes_release(struct uprobes *self)

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from harness import APPS, all_links, links_of, state_of, wait_for
+from harness import APPS, all_links, children_of, comm_of, links_of, state_of, wait_for
 
 WORK = APPS / "static_work"
 RIGHT = "steps {}, right\n"
@@ -102,10 +102,17 @@ def assert_image_has_no_breakpoint(image):
             assert page[:len(wanted)] == wanted, f"changed code at {address:#x}"
 
 
+def probes_of(supervisor):
+    """The BPF links of the process that holds a supervisor's probes."""
+    return {link for pid in children_of(supervisor) if comm_of(pid).startswith("freezepoint-pro")
+            for link in links_of(pid)}
+
+
 def kill_group(freezepoint):
     for pid in freezepoint.pids():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not freezepoint.group().exists(), "the keeper to clean up")
 
 
 def test_static_program_is_stopped_and_restored(freezepoint):
@@ -180,7 +187,7 @@ def test_code_of_the_running_and_of_the_restored(freezepoint):
 def test_code_once_the_checkpoint_is_taken(freezepoint):
     running = freezepoint.start_run("--at", probe(number=300), "--", WORK, 4, 2000, 1000)
     running.wait_for_message("checkpoint .*@1 ")
-    wait_for(lambda: not links_of(running.pid), "the probe to be taken away")
+    wait_for(lambda: not probes_of(running.pid), "the probe to be taken away")
     assert_code_is_the_files(freezepoint.pids()[0])
     assert running.wait() == 0 and running.out == RIGHT.format(8000)
 
@@ -261,7 +268,7 @@ def assert_unharmed(freezepoint, links):
     wait_for(lambda: all(state_of(pid) in "RS" for pid in freezepoint.pids()),
              "the program to go on")
     [pid] = freezepoint.pids()
-    assert not freezepoint.is_frozen()
+    wait_for(lambda: not freezepoint.is_frozen(), "the program to be thawed")
     wait_for(lambda: code_of(pid) == text_of()[1], "the breakpoints to go")
     before = cpu_of(pid)
     wait_for(lambda: cpu_of(pid) > before, "the program to do something")
@@ -276,7 +283,7 @@ def cpu_of(pid):
 def test_supervisor_is_killed_before_the_hit(freezepoint):
     running = freezepoint.start_run("--at", probe(number=10**12), "--", WORK, 4, 10**9)
     wait_for(lambda: freezepoint.pids() and has_breakpoint(freezepoint.pids()[0]), "the breakpoint")
-    links = links_of(running.pid)
+    links = links_of(running.pid) | probes_of(running.pid)
     assert links
     running.process.kill()
     running.wait()
@@ -291,7 +298,7 @@ def test_supervisor_is_killed_while_the_program_is_stopped(freezepoint, moment):
     running = freezepoint.start_run("--at", probe(number=1000), "--every", 10**11, "--", WORK, 4,
                                     10**9)
     wait_for(lambda: state_of(running.pid) == "T", "the fault point")
-    links = links_of(running.pid)
+    links = links_of(running.pid) | probes_of(running.pid)
     running.process.kill()
     running.wait()
     assert_unharmed(freezepoint, links)
