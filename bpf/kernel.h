@@ -39,8 +39,26 @@ struct css_set {
     struct cgroup *dfl_cgrp; /* in the v2 hierarchy */
 };
 
+struct ns_common {
+    unsigned int inum; /* what stat(2) of /proc/PID/ns/... shows as the inode */
+};
+
+struct pid_namespace {
+    struct ns_common ns;
+    struct task_struct *child_reaper; /* its init */
+};
+
+struct mnt_namespace {
+    struct ns_common ns;
+};
+
+struct nsproxy {
+    struct mnt_namespace *mnt_ns;
+};
+
 struct upid {
     int nr;
+    struct pid_namespace *ns;
 };
 
 struct pid {
@@ -55,6 +73,7 @@ struct task_struct {
     struct css_set *cgroups;
     struct pid *thread_pid;
     struct task_struct *group_leader;
+    struct nsproxy *nsproxy; /* NULL from a thread's end on */
 };
 
 #pragma clang attribute pop
@@ -86,16 +105,20 @@ static __always_inline bool is_in_group(const struct task_struct *task, __u64 id
     return level > 0 && BPF_CORE_READ(group, level) >= level && ancestor_id(group, level) == id;
 }
 
-/* The task's number in its own pid namespace, the innermost of those that it has
+/* The task's entry in its own pid namespace, the innermost of those that it has
  * numbers in. */
-static __always_inline int inner_number(const struct task_struct *task)
+static __always_inline const struct upid *innermost(const struct task_struct *task)
 {
     struct pid *pid = BPF_CORE_READ(task, thread_pid);
     unsigned int level = BPF_CORE_READ(pid, level);
     /* The stride of an array is not found by itself, as offsets are. */
-    const void *innermost = (const char *)__builtin_preserve_access_index(&pid->numbers) +
-                            level * bpf_core_type_size(struct upid);
-    return BPF_CORE_READ((const struct upid *)innermost, nr);
+    return (const void *)((const char *)__builtin_preserve_access_index(&pid->numbers) +
+                          level * bpf_core_type_size(struct upid));
+}
+
+static __always_inline int inner_number(const struct task_struct *task)
+{
+    return BPF_CORE_READ(innermost(task), nr);
 }
 
 #endif
