@@ -21,7 +21,7 @@
 
 #include "lib/fd.h"
 
-#define DEPTH_MAX  8
+#define DEPTH_MAX 8
 /* Stays in a core's own cache, and on the heap: larger ones are mapped for each file. */
 #define PIECE_SIZE ((size_t)64 << 10)
 
