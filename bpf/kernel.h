@@ -66,6 +66,23 @@ struct pid {
     struct upid numbers[];
 };
 
+struct inode {
+    unsigned short i_mode;
+};
+
+struct file {
+    struct inode *f_inode;
+};
+
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+};
+
+struct files_struct {
+    struct fdtable *fdt;
+};
+
 struct task_struct {
     int pid, tgid;
     unsigned int ptrace;
@@ -73,7 +90,8 @@ struct task_struct {
     struct css_set *cgroups;
     struct pid *thread_pid;
     struct task_struct *group_leader;
-    struct nsproxy *nsproxy; /* NULL from a thread's end on */
+    struct nsproxy *nsproxy;    /* NULL from a thread's end on */
+    struct files_struct *files; /* likewise */
 };
 
 #pragma clang attribute pop
@@ -114,6 +132,17 @@ static __always_inline const struct upid *innermost(const struct task_struct *ta
     /* The stride of an array is not found by itself, as offsets are. */
     return (const void *)((const char *)__builtin_preserve_access_index(&pid->numbers) +
                           level * bpf_core_type_size(struct upid));
+}
+
+/* The inode's mode of a descriptor, 0 where there is none. */
+static __always_inline unsigned int descriptor_mode(const struct task_struct *task, __u32 fd)
+{
+    struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+    if (fd >= BPF_CORE_READ(table, max_fds))
+        return 0;
+    struct file **list = BPF_CORE_READ(table, fd), *file = NULL;
+    bpf_probe_read_kernel(&file, sizeof(file), &list[fd]);
+    return BPF_CORE_READ(file, f_inode, i_mode);
 }
 
 static __always_inline int inner_number(const struct task_struct *task)
