@@ -7,9 +7,6 @@
 #define IDLE_CPU_NS (IDLE_NS / 20)
 /* Samples that find a thread awake, of four. */
 #define AWAKE_OF_FOUR 1
-/* A child that has not executed a program by then is a worker, and complete. */
-#define HALF_STARTED_NS 100000000ULL
-
 /* What makes a point better or worse than one with more of the start-up behind it. */
 #define WORTH_OF_WAITING   0.10
 #define COST_OF_THREADS    0.10 /* their order may be another one next time */
@@ -58,6 +55,7 @@ static bool is_first_of_number(const struct advice_run *run, const struct advice
     return true;
 }
 
+/* A child that never executes a program and lives on is a worker, and complete. */
 static bool has_half_started_child(const struct advice_run *run, uint64_t time_ns)
 {
     for (size_t i = 0; i < run->process_count; i++) {
@@ -66,7 +64,7 @@ static bool has_half_started_child(const struct advice_run *run, uint64_t time_n
             (child->ended_ns && child->ended_ns <= time_ns) ||
             (child->executed_ns && child->executed_ns <= time_ns))
             continue;
-        if (child->executed_ns || time_ns - child->forked_ns < HALF_STARTED_NS)
+        if (child->executed_ns || child->ended_ns)
             return true;
     }
     return false;

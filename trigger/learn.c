@@ -12,7 +12,7 @@
 #include "lib/proc.h"
 
 #define STEP_MS         10
-#define MEMORY_STEPS    5
+#define MEMORY_STEPS    2
 #define SAMPLES_MAX     360000 /* an hour */
 #define IDLE_SECONDS    2
 #define BUSY_PERCENT    5
@@ -239,13 +239,18 @@ static void add_sample(struct watch *watch)
         add_memory(learnt, sample->time_ns);
 }
 
+static uint64_t distance(uint64_t one, uint64_t other)
+{
+    return one > other ? one - other : other - one;
+}
+
 uint64_t learnt_memory_at(const struct learnt *learnt, uint64_t time_ns)
 {
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < learnt->memory_count; i++)
-        if (learnt->memory[i].time_ns <= time_ns || !i)
-            bytes = learnt->memory[i].bytes;
-    return bytes;
+    const struct learn_memory *nearest = learnt->memory;
+    for (size_t i = 1; i < learnt->memory_count; i++)
+        if (distance(learnt->memory[i].time_ns, time_ns) <= distance(nearest->time_ns, time_ns))
+            nearest = &learnt->memory[i];
+    return learnt->memory_count ? nearest->bytes : 0;
 }
 
 /* ---- the end ---- */

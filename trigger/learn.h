@@ -80,7 +80,7 @@ int learn_watch(const struct learn *self, struct learnt *learnt, struct err *err
 struct learnt *learnt_new(struct err *err);
 void learnt_free(struct learnt *learnt);
 
-/* Memory at a moment, by the last sample before; 0: none. */
+/* Memory at a moment, by the nearest sample; 0: none. */
 uint64_t learnt_memory_at(const struct learnt *learnt, uint64_t time_ns);
 
 #endif

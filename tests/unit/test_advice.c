@@ -120,14 +120,15 @@ static void half_started_children_are_avoided(void **state)
     const struct advice_hit hits[] = {hit(READ, 1, 50, 40), hit(READ, 2, 60, 45),
                                       hit(EPOLL, 1, 149, 99)};
     struct advice_process processes[] = {{.pid = 2, .forked_ns = 40 * MS, .executed_ns = 55 * MS},
-                                         {.pid = 3, .forked_ns = 1 * MS}};
-    struct advice_run run = {hits, 3, processes, 2, NULL, 0};
+                                         {.pid = 3, .forked_ns = 1 * MS},
+                                         {.pid = 4, .forked_ns = 58 * MS, .ended_ns = 70 * MS}};
+    struct advice_run run = {hits, 3, processes, 3, NULL, 0};
     struct advice out[ADVICE_MAX];
     assert_int_equal(advice_rank(&run, &start_up, out), 2);
     assert_int_equal(out[0].hit.function, EPOLL);
     assert_false(out[0].is_half_started); /* 3 is a worker */
     assert_int_equal(out[1].hit.number, 2);
-    assert_true(out[1].is_half_started); /* 3 */
+    assert_true(out[1].is_half_started); /* 4 */
 }
 
 static void later_hits_and_other_processes_are_left_out(void **state)
