@@ -17,6 +17,36 @@ require('http').createServer((request, answer) => answer.end('alive'))
     .listen(Number(process.argv[2]), '127.0.0.1');
 """
 
+JAVA_SERVER = """
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetSocketAddress;
+
+public class Server {
+    public static void main(String[] args) throws Exception {
+        HttpServer server = HttpServer.create(
+            new InetSocketAddress("127.0.0.1", Integer.parseInt(args[0])), 0);
+        server.createContext("/", exchange -> {
+            exchange.sendResponseHeaders(200, 5);
+            exchange.getResponseBody().write("alive".getBytes());
+            exchange.close();
+        });
+        server.start();
+    }
+}
+"""
+
+NGINX = """
+user root;
+daemon off;
+worker_processes 2;
+pid {directory}/pid;
+events {{}}
+http {{
+    access_log off;
+    server {{ listen 127.0.0.1:{port}; location / {{ return 200 alive; }} }}
+}}
+"""
+
 
 def learn(freezepoint, *words, **keywords):
     done = freezepoint.call(freezepoint.command("points", "--json", *words), **keywords)
@@ -79,6 +109,26 @@ def test_advice_for_redis(freezepoint, directory):
     point = advised(freezepoint, command)
     assert point.startswith("epoll_wait#"), point
     serve_from(freezepoint, point, command, lambda: redis_command(port, "PING") == "PONG")
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="needs java")
+def test_advice_for_java(freezepoint, directory):
+    port = free_port()
+    (directory / "Server.java").write_text(JAVA_SERVER)
+    subprocess.run(["javac", directory / "Server.java"], check=True, timeout=60)
+    command = ["java", "-XX:-UsePerfData", "-cp", directory, "Server", port]
+    point = advised(freezepoint, command)
+    serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_advice_for_nginx(freezepoint, directory):
+    """Its workers are forked and execute nothing: they are complete."""
+    port = free_port()
+    (directory / "nginx.conf").write_text(NGINX.format(port=port, directory=directory))
+    command = ["nginx", "-c", directory / "nginx.conf", "-e", directory / "errors"]
+    point = advised(freezepoint, command)
+    serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
 
 
 CONNECTED = """
