@@ -84,6 +84,7 @@ struct files_struct {
 };
 
 struct task_struct {
+    unsigned int __state;
     int pid, tgid;
     unsigned int ptrace;
     char comm[16];
@@ -92,6 +93,11 @@ struct task_struct {
     struct task_struct *group_leader;
     struct nsproxy *nsproxy;    /* NULL from a thread's end on */
     struct files_struct *files; /* likewise */
+};
+
+/* Before 5.14 (commit 2f064a59a11f, "sched: Change task_struct::state"). */
+struct task_struct___volatile {
+    volatile long state;
 };
 
 #pragma clang attribute pop
@@ -132,6 +138,19 @@ static __always_inline const struct upid *innermost(const struct task_struct *ta
     /* The stride of an array is not found by itself, as offsets are. */
     return (const void *)((const char *)__builtin_preserve_access_index(&pid->numbers) +
                           level * bpf_core_type_size(struct upid));
+}
+
+/* Where it leaves the processor: because it waits for something, not because others
+ * want it. */
+static __always_inline bool goes_to_sleep(const struct task_struct *task)
+{
+    const struct task_struct___volatile *older = (const void *)task;
+    if (bpf_core_field_exists(older->state)) {
+        long state = 0;
+        bpf_core_read(&state, sizeof(state), &older->state);
+        return state != 0;
+    }
+    return BPF_CORE_READ(task, __state) != 0;
 }
 
 /* The inode's mode of a descriptor, 0 where there is none. */

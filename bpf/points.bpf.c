@@ -219,6 +219,7 @@ int BPF_PROG(entered, struct pt_regs *registers, long number)
     thread->call = number;
     thread->is_calling = 1;
     thread->is_waiting = may_wait[number];
+    thread->has_slept = 0;
     thread->since_ns = now;
     unsigned long argument = 0;
     if (thread->is_waiting || number == CLOSE)
@@ -281,7 +282,7 @@ int BPF_PROG(left, struct pt_regs *registers, long result)
     struct points_thread *thread = current_thread();
     if (!thread || !thread->is_calling)
         return 0;
-    if (thread->is_waiting)
+    if (thread->is_waiting && thread->has_slept)
         end_wait(thread, bpf_ktime_get_ns());
     if ((thread->call == ACCEPT || thread->call == ACCEPT4) && result >= 0)
         open_connection(thread->pid, result);
@@ -297,7 +298,7 @@ int BPF_PROG(left, struct pt_regs *registers, long result)
     return 0;
 }
 
-static __always_inline void tell_hit(void *ctx, const struct points_thread *thread)
+static __always_inline void tell_hit(void *ctx, const struct points_thread *thread, __u64 caller)
 {
     struct points_event *event =
         begin(POINTS_HIT, thread->pid, (__u32)bpf_get_current_pid_tgid(), thread->hit_ns);
@@ -307,7 +308,9 @@ static __always_inline void tell_hit(void *ctx, const struct points_thread *thre
     event->number = thread->number;
     event->connections = thread->connections;
     long size = bpf_get_stack(ctx, event->stack, sizeof(event->stack), BPF_F_USER_STACK);
-    event->stack_depth = size > 0 ? size / sizeof(event->stack[0]) : 0;
+    event->stack_depth = size > 0 ? size / sizeof(event->stack[0]) : 1;
+    /* In place of where it is: at its first instruction it has no frame yet. */
+    event->stack[0] = caller;
     bpf_ringbuf_submit(event, 0);
 }
 
@@ -335,7 +338,7 @@ int called(struct pt_regs *ctx)
     thread->connections = connection_count;
     count_one(&functions, (__u32)bpf_get_current_pid_tgid(), function, now);
     if (thread->number <= POINTS_DETAILS_MAX)
-        tell_hit(ctx, thread);
+        tell_hit(ctx, thread, caller);
     return 0;
 }
 
@@ -349,7 +352,11 @@ int BPF_PROG(switched, bool preempt, struct task_struct *previous, struct task_s
     __u64 since = since_ns[cpu];
     if (busy[cpu] && now > since)
         __sync_fetch_and_add(&cpu_ns, now - since);
-    __u32 tid = BPF_CORE_READ(next, pid);
+    __u32 tid = BPF_CORE_READ(previous, pid);
+    struct points_thread *thread = busy[cpu] ? bpf_map_lookup_elem(&threads, &tid) : NULL;
+    if (thread && !preempt && goes_to_sleep(previous))
+        thread->has_slept = 1;
+    tid = BPF_CORE_READ(next, pid);
     since_ns[cpu] = now;
     busy[cpu] = bpf_map_lookup_elem(&threads, &tid) != NULL;
     return 0;

@@ -47,6 +47,8 @@ struct points_event {
     __u32 connections; /* open ones that were accepted or made */
     __u32 stack_depth;
     char comm[16];
+    /* POINTS_HIT: where the function goes back to, then further callers as far as frame
+     * pointers lead. */
     __u64 stack[POINTS_STACK_MAX];
 };
 
@@ -56,6 +58,7 @@ struct points_thread {
     __u32 is_waiting; /* in a system call that may wait */
     __u32 call;
     __u32 is_calling;
+    __u32 has_slept; /* in it */
     __u64 since_ns;
     __u64 argument; /* its first: often a descriptor */
     /* The last hit; number 0: none, or something else has been called since. */

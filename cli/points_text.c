@@ -197,6 +197,37 @@ static struct json_object *hit_json(const struct learnt *learnt, const struct ad
     return object;
 }
 
+/* "FILE+0xOFFSET", the offset in the file, or an address alone. */
+static struct json_object *stack_json(const struct learnt *learnt, size_t index)
+{
+    struct json_object *list = json_object_new_array();
+    const uint64_t *stack = learnt->stacks[index];
+    for (size_t i = 0; i < POINTS_STACK_MAX && stack[i]; i++) {
+        const struct place *place =
+            places_find(&learnt->places, (pid_t)learnt->hits[index].pid, stack[i]);
+        _cleanup_free_ char *text = NULL;
+        int length = place ? asprintf(&text, "%s+0x%" PRIx64, place->path,
+                                      stack[i] - place->start + place->offset)
+                           : asprintf(&text, "0x%" PRIx64, stack[i]);
+        if (length > 0)
+            json_object_array_add(list, json_text(text, (size_t)length));
+    }
+    return list;
+}
+
+static struct json_object *hits_json(const struct learnt *learnt)
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < learnt->hit_count; i++) {
+        if (!function_name(learnt->hits[i].function))
+            continue;
+        struct json_object *object = hit_json(learnt, &learnt->hits[i]);
+        add(object, "stack", stack_json(learnt, i));
+        json_object_array_add(list, object);
+    }
+    return list;
+}
+
 static struct json_object *advice_json(const struct learnt *learnt, const struct advice *advice,
                                        char *const argv[])
 {
@@ -274,11 +305,8 @@ static struct json_object *processes_json(const struct learnt *learnt)
 struct json_object *points_json(const struct learnt *learnt, char *const argv[])
 {
     struct json_object *object = json_object_new_object();
-    struct json_object *hits = json_object_new_array(), *advice = json_object_new_array();
+    struct json_object *advice = json_object_new_array();
     bool is_known = learnt->start_up.ended;
-    for (size_t i = 0; i < learnt->hit_count; i++)
-        if (function_name(learnt->hits[i].function))
-            json_object_array_add(hits, hit_json(learnt, &learnt->hits[i]));
     for (size_t i = 0; i < learnt->advice_count; i++)
         json_object_array_add(advice, advice_json(learnt, &learnt->advice[i], argv));
     add_number(object, "duration_ns", since(learnt, learnt->ended_ns));
@@ -291,7 +319,7 @@ struct json_object *points_json(const struct learnt *learnt, char *const argv[])
     add(object, "functions", functions_json(learnt));
     add(object, "system_calls", calls_json(learnt));
     add(object, "processes", processes_json(learnt));
-    add(object, "hits", hits);
+    add(object, "hits", hits_json(learnt));
     add_number(object, "lost_hits", learnt->lost);
     add_number(object, "uncounted_calls", learnt->uncounted);
     add_number(object, "unprobed_processes", learnt->unprobed);

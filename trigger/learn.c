@@ -123,6 +123,8 @@ static void add_hit(struct learnt *learnt, const struct points_event *event)
         learnt->lost++;
         return;
     }
+    uint32_t depth = event->stack_depth < POINTS_STACK_MAX ? event->stack_depth : POINTS_STACK_MAX;
+    memcpy(learnt->stacks[learnt->hit_count], event->stack, depth * sizeof(event->stack[0]));
     learnt->hits[learnt->hit_count++] = (struct advice_hit){.function = event->function,
                                                             .pid = event->pid,
                                                             .tid = event->tid,
@@ -207,7 +209,8 @@ static void look_at_thread(uint32_t tid, const struct points_thread *thread, voi
 {
     (void)tid;
     bool *blocked = context;
-    if (!thread->is_waiting || (thread->call == 0 && reads_a_file(thread->pid, thread->argument)))
+    if (!thread->is_waiting || !thread->has_slept ||
+        (thread->call == 0 && reads_a_file(thread->pid, thread->argument)))
         *blocked = false;
 }
 
@@ -336,7 +339,7 @@ static void sum_call(const struct points_key *key, const struct points_count *co
 static void sum_pending(uint32_t tid, const struct points_thread *thread, void *context)
 {
     struct learnt *learnt = context;
-    if (!thread->is_waiting || thread->since_ns >= learnt->ended_ns)
+    if (!thread->is_waiting || !thread->has_slept || thread->since_ns >= learnt->ended_ns)
         return;
     uint64_t waited = learnt->ended_ns - thread->since_ns;
     for (size_t i = 0; i < learnt->call_count; i++)
@@ -382,6 +385,9 @@ static void sum_up(struct watch *watch)
     points_each_call(points, sum_call, learnt);
     points_each_thread(points, sum_pending, learnt);
     add_cpu(learnt);
+    for (size_t i = 0; i < learnt->process_count; i++)
+        if (!learnt->processes[i].ended_ns)
+            places_add(&learnt->places, (pid_t)learnt->processes[i].pid);
     learnt->lost += points_lost(points);
     learnt->uncounted = points_uncounted(points);
     struct advice_run run = {learnt->hits,          learnt->hit_count, learnt->processes,
@@ -423,10 +429,11 @@ struct learnt *learnt_new(struct err *err)
     struct learnt *learnt = calloc(1, sizeof(*learnt));
     if (learnt) {
         learnt->hits = calloc(LEARN_HITS_MAX, sizeof(*learnt->hits));
+        learnt->stacks = calloc(LEARN_HITS_MAX, sizeof(*learnt->stacks));
         learnt->samples = calloc(SAMPLES_MAX, sizeof(*learnt->samples));
         learnt->memory = calloc(SAMPLES_MAX / MEMORY_STEPS + 1, sizeof(*learnt->memory));
     }
-    if (!learnt || !learnt->hits || !learnt->samples || !learnt->memory) {
+    if (!learnt || !learnt->hits || !learnt->stacks || !learnt->samples || !learnt->memory) {
         learnt_free(learnt);
         err_set(err, ENOMEM, "what is learnt");
         return NULL;
@@ -439,6 +446,8 @@ void learnt_free(struct learnt *learnt)
     if (!learnt)
         return;
     free(learnt->hits);
+    free(learnt->stacks);
+    places_release(&learnt->places);
     free(learnt->samples);
     free(learnt->memory);
     free(learnt);

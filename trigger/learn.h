@@ -15,6 +15,7 @@
 #include "lib/err.h"
 #include "trigger/advice.h"
 #include "trigger/functions.h"
+#include "trigger/places.h"
 
 #define LEARN_HITS_MAX      8192
 #define LEARN_PROCESSES_MAX 1024
@@ -44,7 +45,9 @@ struct learnt {
     struct learn_call calls[LEARN_WAITS_MAX]; /* that may wait */
     size_t call_count;
     struct advice_hit *hits;
+    uint64_t (*stacks)[POINTS_STACK_MAX]; /* of the hits, innermost first; 0: the end */
     size_t hit_count;
+    struct places places; /* of processes that had not ended */
     struct advice_process processes[LEARN_PROCESSES_MAX];
     char names[LEARN_PROCESSES_MAX][16];
     size_t process_count;
