@@ -41,11 +41,20 @@ struct css_set {
 };
 
 struct ns_common {
-    unsigned int inum;
+    unsigned int inum; /* what stat(2) of /proc/PID/ns/... shows as the inode */
 };
 
 struct pid_namespace {
     struct ns_common ns;
+    struct task_struct *child_reaper; /* its init */
+};
+
+struct mnt_namespace {
+    struct ns_common ns;
+};
+
+struct nsproxy {
+    struct mnt_namespace *mnt_ns;
 };
 
 struct upid {
@@ -58,13 +67,38 @@ struct pid {
     struct upid numbers[];
 };
 
+struct inode {
+    unsigned short i_mode;
+};
+
+struct file {
+    struct inode *f_inode;
+};
+
+struct fdtable {
+    unsigned int max_fds;
+    struct file **fd;
+};
+
+struct files_struct {
+    struct fdtable *fdt;
+};
+
 struct task_struct {
+    unsigned int __state;
     int pid, tgid;
     unsigned int ptrace;
     char comm[16];
     struct css_set *cgroups;
     struct pid *thread_pid;
     struct task_struct *group_leader;
+    struct nsproxy *nsproxy;    /* NULL from a thread's end on */
+    struct files_struct *files; /* likewise */
+};
+
+/* Before 5.14 (commit 2f064a59a11f, "sched: Change task_struct::state"). */
+struct task_struct___volatile {
+    volatile long state;
 };
 
 #pragma clang attribute pop
@@ -119,13 +153,42 @@ static __always_inline int number_in(const struct task_struct *task, __u32 names
     return 0;
 }
 
-/* The task's number in its own pid namespace, the innermost of those that it has
+/* The task's entry in its own pid namespace, the innermost of those that it has
  * numbers in. */
-static __always_inline int inner_number(const struct task_struct *task)
+static __always_inline const struct upid *innermost(const struct task_struct *task)
 {
     struct pid *pid = BPF_CORE_READ(task, thread_pid);
     unsigned int level = BPF_CORE_READ(pid, level);
-    return BPF_CORE_READ(number_at(pid, level), nr);
+    return number_at(pid, level);
+}
+
+/* Where it leaves the processor: because it waits for something, not because others
+ * want it. */
+static __always_inline bool goes_to_sleep(const struct task_struct *task)
+{
+    const struct task_struct___volatile *older = (const void *)task;
+    if (bpf_core_field_exists(older->state)) {
+        long state = 0;
+        bpf_core_read(&state, sizeof(state), &older->state);
+        return state != 0;
+    }
+    return BPF_CORE_READ(task, __state) != 0;
+}
+
+/* The inode's mode of a descriptor, 0 where there is none. */
+static __always_inline unsigned int descriptor_mode(const struct task_struct *task, __u32 fd)
+{
+    struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+    if (fd >= BPF_CORE_READ(table, max_fds))
+        return 0;
+    struct file **list = BPF_CORE_READ(table, fd), *file = NULL;
+    bpf_probe_read_kernel(&file, sizeof(file), &list[fd]);
+    return BPF_CORE_READ(file, f_inode, i_mode);
+}
+
+static __always_inline int inner_number(const struct task_struct *task)
+{
+    return BPF_CORE_READ(innermost(task), nr);
 }
 
 #endif

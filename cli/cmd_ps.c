@@ -3,44 +3,24 @@
 #include <string.h>
 
 #include "cli/command.h"
+#include "cli/duration.h"
 #include "cli/job_text.h"
 #include "cli/watch.h"
 #include "lib/fd.h"
 
 #define INTERVAL_MS_DEFAULT 1000
 #define INTERVAL_MS_MIN     100
-#define INTERVAL_MS_MAX     (3600 * 1000)
 
 struct ps_options {
     bool json, watch;
     int interval_ms; /* 0: not given */
 };
 
-/* "500ms", "2s", "2" (seconds), "1m". */
-static int parse_interval(const char *text, int *ms, struct err *err)
-{
-    static const struct {
-        const char *unit;
-        unsigned long ms;
-    } units[] = {{"ms", 1}, {"s", 1000}, {"", 1000}, {"m", 60 * 1000}};
-    char *end;
-    unsigned long value = *text >= '0' && *text <= '9' ? strtoul(text, &end, 10) : 0;
-    for (size_t i = 0; value && i < sizeof(units) / sizeof(units[0]); i++) {
-        if (strcmp(end, units[i].unit) != 0 || value > INTERVAL_MS_MAX / units[i].ms ||
-            value * units[i].ms < INTERVAL_MS_MIN)
-            continue;
-        *ms = (int)(value * units[i].ms);
-        return 0;
-    }
-    return err_usage(err, "--interval '%s': a time like 500ms, 2s or 1m is expected, from 100ms on",
-                     text);
-}
-
 static int set(void *context, const char *name, const char *value, struct err *err)
 {
     struct ps_options *options = context;
     if (!strcmp(name, "interval"))
-        return parse_interval(value, &options->interval_ms, err);
+        return duration_parse(name, value, INTERVAL_MS_MIN, &options->interval_ms, err);
     if (!strcmp(name, "json"))
         options->json = true;
     else

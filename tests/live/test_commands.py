@@ -13,7 +13,7 @@ import pytest
 
 from harness import APPS, PROGRAM, PYTHON, ROOT, wait_for
 
-COMMANDS = ["run", "restore", "ps", "images", "inspect", "verify", "rm", "doctor", "help"]
+COMMANDS = ["run", "restore", "ps", "images", "inspect", "verify", "rm", "points", "doctor", "help"]
 TEMPLATE = ROOT / "cli" / "freezepoint.1.in"
 
 

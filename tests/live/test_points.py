@@ -1,0 +1,274 @@
+"""freezepoint points: what it counts, and whether the points that it advises serve."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from harness import APPS, PYTHON, free_port, http_get, redis_command, wait_for
+
+NODE_SERVER = """
+require('http').createServer((request, answer) => answer.end('alive'))
+    .listen(Number(process.argv[2]), '127.0.0.1');
+"""
+
+JAVA_SERVER = """
+import com.sun.net.httpserver.HttpServer;
+import java.net.InetSocketAddress;
+
+public class Server {
+    public static void main(String[] args) throws Exception {
+        HttpServer server = HttpServer.create(
+            new InetSocketAddress("127.0.0.1", Integer.parseInt(args[0])), 0);
+        server.createContext("/", exchange -> {
+            exchange.sendResponseHeaders(200, 5);
+            exchange.getResponseBody().write("alive".getBytes());
+            exchange.close();
+        });
+        server.start();
+    }
+}
+"""
+
+NGINX = """
+user root;
+daemon off;
+worker_processes 2;
+pid {directory}/pid;
+events {{}}
+http {{
+    access_log off;
+    server {{ listen 127.0.0.1:{port}; location / {{ return 200 alive; }} }}
+}}
+"""
+
+
+def learn(freezepoint, *words, **keywords):
+    done = freezepoint.call(freezepoint.command("points", "--json", *words), **keywords)
+    assert done.returncode == 0, done.stderr
+    learnt = json.loads(done.stdout)
+    assert learnt["lost_hits"] == learnt["uncounted_calls"] == 0, learnt
+    return learnt
+
+
+def function(learnt, name):
+    return next(entry for entry in learnt["functions"] if entry["function"] == name)
+
+
+def no_group_is_left():
+    return not any("points." in str(path) for path in pathlib.Path("/sys/fs/cgroup").glob(
+        "**/freezepoint/points.*"))
+
+
+# -- the advice --
+
+def advised(freezepoint, command):
+    """The best point, after it has been found to be fit."""
+    best = learn(freezepoint, "--", *command)["advice"][0]
+    assert best["fit"] and best["connections"] == 0 and not best["half_started_child"], best
+    assert best["cpu_share"] > 0.8, best
+    assert best["command"].startswith(f"freezepoint run --at {best['point']} -- "), best
+    return best["point"]
+
+
+def serve_from(freezepoint, point, command, ask):
+    done = freezepoint.run("--at", point, "--then", "stop", "--", *command)
+    assert done.returncode == 0 and freezepoint.generations() == [1], done.stderr
+    restored = freezepoint.start_restore(freezepoint.name)
+    wait_for(ask, "an answer of the restored program")
+    restored.terminate()
+
+
+def test_advice_for_python(freezepoint):
+    port = free_port()
+    command = [PYTHON, "-m", "http.server", port, "--bind", "127.0.0.1"]
+    point = advised(freezepoint, command)
+    assert point in ("poll#1", "listen#1"), point
+    serve_from(freezepoint, point, command, lambda: http_get(port))
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_advice_for_node(freezepoint, directory):
+    port = free_port()
+    (directory / "server.js").write_text(NODE_SERVER)
+    command = ["node", directory / "server.js", port]
+    point = advised(freezepoint, command)
+    serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
+def test_advice_for_redis(freezepoint, directory):
+    port = free_port()
+    command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", directory,
+               "--save", ""]
+    point = advised(freezepoint, command)
+    assert point.startswith("epoll_wait#"), point
+    serve_from(freezepoint, point, command, lambda: redis_command(port, "PING") == "PONG")
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="needs java")
+def test_advice_for_java(freezepoint, directory):
+    port = free_port()
+    (directory / "Server.java").write_text(JAVA_SERVER)
+    subprocess.run(["javac", directory / "Server.java"], check=True, timeout=60)
+    command = ["java", "-XX:-UsePerfData", "-cp", directory, "Server", port]
+    point = advised(freezepoint, command)
+    serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_advice_for_nginx(freezepoint, directory):
+    """Its workers are forked and execute nothing: they are complete."""
+    port = free_port()
+    (directory / "nginx.conf").write_text(NGINX.format(port=port, directory=directory))
+    command = ["nginx", "-c", directory / "nginx.conf", "-e", directory / "errors"]
+    point = advised(freezepoint, command)
+    serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
+
+
+CONNECTED = """
+import select, socket, sys, time
+inside = socket.create_server(("127.0.0.1", 0))
+outside = socket.create_connection(inside.getsockname())
+accepted, _ = inside.accept()
+sum(i * i for i in range(1000000))
+{close}
+while True:
+    select.select([inside], [], [], 1)
+"""
+
+
+@pytest.mark.parametrize("close", ["", "outside.close(); accepted.close()"])
+def test_open_connections_are_seen(freezepoint, close):
+    learnt = learn(freezepoint, "--", PYTHON, "-c", CONNECTED.format(close=close))
+    [select] = [advice for advice in learnt["advice"] if advice["function"] == "select"]
+    assert select["connections"] == (0 if close else 2), select
+    assert select["fit"] == bool(close)
+
+
+# -- the counts --
+
+@pytest.mark.parametrize("scope", ["cgroup", "namespace", "pid"])
+def test_counts_at_100000_calls_a_second(freezepoint, scope):
+    learnt = learn(freezepoint, "--scope", scope, "--", APPS / "calls", 2, 100000, 100000)
+    read = function(learnt, "read")
+    assert (read["calls"], read["threads"]) == (200000, 2)
+    assert function(learnt, "pause")["calls"] == 1
+    assert read["first_cpu_ns"] < read["last_cpu_ns"] <= learnt["cpu_ns"]
+    # The first ones singly, in their order.
+    hits = [hit for hit in learnt["hits"] if hit["function"] == "read" and hit["number"] <= 64]
+    assert sorted(hit["number"] for hit in hits) == list(range(1, 65))
+    assert all(hit["stack"][0].startswith(f"{APPS / 'calls'}+0x") for hit in hits), hits[0]
+    assert no_group_is_left()
+
+
+def test_children_are_seen(freezepoint):
+    """A shell's child: another process, whose functions are counted from 1."""
+    program = "import select; select.select([], [], [], 0.01); select.select([], [], [], 5)"
+    learnt = learn(freezepoint, "--", "/bin/sh", "-c", f"{PYTHON} -c '{program}'; exit 3")
+    assert [hit["number"] for hit in learnt["hits"] if hit["function"] == "select"] == [1, 2]
+    assert {process["comm"] for process in learnt["processes"]} == {"sh", "python3"}
+    child = next(process for process in learnt["processes"] if process["comm"] == "python3")
+    assert 0 < child["forked_ns"] < child["executed_ns"]
+
+
+def test_a_program_that_ends(freezepoint):
+    learnt = learn(freezepoint, "--", PYTHON, "-c", "print('done')")
+    assert learnt["advice"] == [] and learnt["start_up_ns"] is None
+    assert learnt["processes"][0]["ended_ns"] > 0
+
+
+def test_processor_time(freezepoint):
+    program = "import time; end = time.process_time() + .5\nwhile time.process_time() < end: pass"
+    learnt = learn(freezepoint, "--", PYTHON, "-c", program)
+    assert 0.45e9 < learnt["cpu_ns"] < 0.8e9
+
+
+# -- what runs already --
+
+@pytest.fixture
+def server():
+    port = free_port()
+    process = subprocess.Popen([PYTHON, "-m", "http.server", str(port), "--bind", "127.0.0.1"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: http_get(port), "the server to listen")
+    yield process, port
+    process.kill()
+    process.wait()
+
+
+def test_a_process_that_runs(freezepoint, server):
+    process, port = server
+    learnt = learn(freezepoint, "--for", "1500ms", "--pid", process.pid)
+    assert function(learnt, "poll")["calls"] in (2, 3, 4)
+    assert [entry["pid"] for entry in learnt["processes"]] == [process.pid]
+    assert process.poll() is None and http_get(port)
+    assert "[uprobes]" in pathlib.Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_a_group_that_runs(freezepoint):
+    running = freezepoint.start_run("--at", "rand_r#1000000", "--", APPS / "steady", 1, 2)
+    wait_for(freezepoint.pids, "the program to run")
+    learnt = learn(freezepoint, "--for", "1s", "--cgroup", freezepoint.group())
+    assert {entry["pid"] for entry in learnt["processes"]} <= set(freezepoint.pids())
+    assert running.running() and freezepoint.pids()
+    running.terminate()
+
+
+# -- the command --
+
+def test_output_and_table(freezepoint):
+    done = freezepoint.call(freezepoint.command("points", "--", PYTHON, "-c", "print('hello')"))
+    assert done.returncode == 0 and done.stdout == "hello\n"
+    assert "FUNCTION" in done.stderr and "no advice" in done.stderr
+
+
+def test_interrupted_it_tells_what_it_knows(freezepoint):
+    running = freezepoint.start(freezepoint.command("points", "--for", "1m", "--", "sleep", 100))
+    time.sleep(1)
+    assert running.terminate() == 0
+    assert "clock_nanosleep" in running.err and no_group_is_left()
+
+
+def test_killed_it_takes_the_program_along(freezepoint):
+    running = freezepoint.start(freezepoint.command("points", "--for", "1m", "--", "sleep", 100))
+    group = freezepoint.cgroups / f"points.{running.pid}"
+    [pid] = wait_for(lambda: group.is_dir() and (group / "cgroup.procs").read_text().split(),
+                     "the program to run")
+    time.sleep(0.5)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    wait_for(lambda: not pathlib.Path(f"/proc/{pid}").exists(), "the program to end")
+    wait_for(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
+    group.rmdir()
+
+
+@pytest.mark.parametrize("words, status, message", [
+    ([], 2, "one of COMMAND, --pid and --cgroup"),
+    (["--pid", os.getpid(), "--", "true"], 2, "one of COMMAND, --pid and --cgroup"),
+    (["--pid", "x"], 2, "a process number"),
+    (["--for", "soon", "--", "true"], 2, "--for 'soon'"),
+    (["--scope", "all", "--", "true"], 2, "one of"),
+    (["--pid", 2**30], 1, "process"),
+    (["--scope", "namespace", "--pid", os.getpid()], 2, "host's pid namespace"),
+    (["--cgroup", "/tmp"], 2, "not a cgroup v2 group"),
+    (["--", "/no/such/program"], 127, "/no/such/program"),
+    (["--", "/etc/passwd"], 126, "/etc/passwd"),
+])
+def test_refusals(freezepoint, words, status, message):
+    done = freezepoint.call(freezepoint.command("points", *words))
+    assert done.returncode == status and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and no_group_is_left()
+
+
+def test_without_bpf(freezepoint):
+    words = ["unshare", "--mount", "sh", "-c",
+             'mount -t tmpfs none /sys/kernel/btf && exec "$@"', "sh"]
+    done = freezepoint.call([*words, *freezepoint.command("points", "--", "sleep", 100)])
+    assert done.returncode == 77 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "BPF" in done.stderr and no_group_is_left()
