@@ -11,6 +11,8 @@
 char marks_license[] SEC("license") = "Dual MIT/GPL";
 
 const volatile __u64 group_id = 0;
+/* Of who reads the marks: the inode of /proc/self/ns/pid. */
+const volatile __u32 pid_namespace_id = 0;
 
 /* As deep as the kernel counts, which a cgroup namespace does not let us see from
  * outside: learnt from the first freeze. */
@@ -51,8 +53,8 @@ static __always_inline struct mark *begin(__u32 kind)
 
 static __always_inline void enter_task(struct mark *mark, struct task_struct *task)
 {
-    mark->pid = BPF_CORE_READ(task, tgid);
-    mark->tid = BPF_CORE_READ(task, pid);
+    mark->pid = number_in(BPF_CORE_READ(task, group_leader), pid_namespace_id);
+    mark->tid = number_in(task, pid_namespace_id);
     mark->inner_pid = inner_number(BPF_CORE_READ(task, group_leader));
     mark->inner_tid = inner_number(task);
     bpf_core_read_str(mark->comm, sizeof(mark->comm), &task->comm);

@@ -28,13 +28,16 @@ static int take_one(void *context, void *data, size_t size)
 
 static int attach(struct marks *marks, int group_fd, struct err *err)
 {
-    struct stat about;
+    struct stat about, namespace;
     if (fstat(group_fd, &about) < 0)
         return err_set(err, errno, "stat the job's group");
+    if (stat("/proc/self/ns/pid", &namespace) < 0)
+        return err_set(err, errno, "stat '/proc/self/ns/pid'");
     marks->program = marks_bpf__open();
     if (!marks->program)
         return err_set(err, errno, "read the BPF program");
     marks->program->rodata->group_id = about.st_ino;
+    marks->program->rodata->pid_namespace_id = (__u32) namespace.st_ino;
     int error = marks_bpf__load(marks->program);
     if (error)
         return err_set(err, -error, "load the BPF program");

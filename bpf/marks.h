@@ -31,7 +31,8 @@ struct mark {
     __u64 time_ns; /* CLOCK_MONOTONIC */
     __u64 cgroup_id;
     __u32 kind;
-    /* MARK_POINT, MARK_RESUMED: the thread, here and in its own pid namespace. */
+    /* MARK_POINT, MARK_RESUMED: the thread, in the pid namespace of who attached the
+     * program (0: it has no number there) and in its own. */
     __u32 pid, tid, inner_pid, inner_tid;
     char comm[16];
     /* MARK_POINT: what the shim asked for; the thread's registers; the return addresses

@@ -19,6 +19,9 @@
 
 #define BUFFER_SIZE (64 * 1024)
 #define SPLICE_MAX  (1024 * 1024)
+/* It may wait until a socket has taken all of a splice: no more than a slow reader
+ * takes within the time after which it counts as stuck. */
+#define SPLICE_SOCKET_MAX 4096
 
 /* What a step came to. */
 enum step {
@@ -124,8 +127,8 @@ static enum step copy_some(struct relay *relay)
  */
 static enum step splice_some(struct relay *relay)
 {
-    ssize_t n =
-        splice(relay->from, NULL, relay->to, NULL, SPLICE_MAX, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    ssize_t n = splice(relay->from, NULL, relay->to, NULL, relay->at_once,
+                       SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (n < 0 && errno == EINVAL) {
         /* A device that cannot. */
         relay->by_copy = true;
@@ -238,6 +241,12 @@ static bool is_regular(int fd)
     return fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
 }
 
+static bool is_socket(int fd)
+{
+    struct stat about;
+    return fstat(fd, &about) == 0 && S_ISSOCK(about.st_mode);
+}
+
 /* splice(2) does not lock a file's position, as write(2) does: what others who share
  * the open file write meanwhile would be overwritten (fs/splice.c, do_splice()). */
 static bool must_copy(const struct relay *relay)
@@ -255,6 +264,7 @@ int relay_start(struct relay *relay, struct err *err)
 {
     int errnum = 0;
     relay->by_copy = must_copy(relay);
+    relay->at_once = is_socket(relay->to) ? SPLICE_SOCKET_MAX : SPLICE_MAX;
     relay->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     relay->buffer = malloc(BUFFER_SIZE);
     if (relay->wake_fd < 0 || !relay->buffer)

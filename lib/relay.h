@@ -39,9 +39,10 @@ struct relay {
     atomic_uint_fast64_t moved; /* bytes; tells a stuck relay from a busy one */
 
     /* The thread's own. */
-    bool by_copy; /* not by splice(2) */
-    bool ended;   /* read to its end of file */
-    bool middle;  /* RELAY_KEYS: the last byte typed did not end a line */
+    bool by_copy;   /* not by splice(2) */
+    size_t at_once; /* bytes that a splice moves at most */
+    bool ended;     /* read to its end of file */
+    bool middle;    /* RELAY_KEYS: the last byte typed did not end a line */
     char *buffer;
     size_t start, end; /* bytes in the buffer that are still to be written */
 };

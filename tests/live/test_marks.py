@@ -120,6 +120,21 @@ def test_marks_of_restored_programs(freezepoint):
     assert mark["pid"] == first["hit"]["pid"] and mark["host_pid"] != mark["pid"]
 
 
+def test_marks_in_a_container(freezepoint):
+    """freezepoint itself has a pid namespace, whose numbers are not those of the kernel."""
+    inside = ["unshare", "--pid", "--fork", "--mount-proc"]
+    words = freezepoint.run_words("--at", "rand_r#200", "--every", 200, "--then", "stop", "--",
+                                  APPS / "threads", 2, 400)
+    done = freezepoint.call([*inside, *words])
+    assert done.returncode == 0, done.stderr
+    done = freezepoint.call([*inside, *freezepoint.restore_words(freezepoint.name)])
+    assert done.returncode == 0, done.stderr
+    marks = marks_of(freezepoint)
+    assert len(marks) > 1
+    for image, mark in marks:
+        assert_agrees(image, mark)
+
+
 @pytest.fixture
 def without_types(freezepoint):
     """Words that run a command where the kernel's types cannot be read."""

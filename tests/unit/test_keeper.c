@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -245,6 +246,42 @@ static void leaves_behind_what_nobody_takes(void **state)
     close_pipes(&pipes);
 }
 
+/* A child that reads 2 kB each 200 ms. */
+static pid_t start_slow_reader(int fd)
+{
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    char block[2000];
+    while (fd_read_all(fd, block, sizeof(block)) > 0)
+        sleep_ms(200);
+    _exit(0);
+}
+
+/* What a socket takes while a call waits in it is progress, too. */
+static void waits_for_a_slow_reader_of_a_socket(void **state)
+{
+    (void)state;
+    struct stdio_plan plan;
+    struct keeper keeper;
+    struct err err;
+    int sockets[2], least = 4096;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+    setsockopt(sockets[1], SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
+    start_on((int[]){-1, sockets[1], -1}, &plan, &keeper);
+    close(sockets[1]);
+    assert_true(fcntl(plan.app_fd[1], F_SETPIPE_SZ, 1 << 18) > 0);
+    pid_t reader = start_slow_reader(sockets[0]), pid = keeper.pid;
+    waitpid(start_writer(plan.app_fd[1], 120000), NULL, 0);
+    stdio_plan_release_app(&plan);
+    assert_int_equal(keeper_finish(&keeper, &err), 0);
+    /* It has ended, and was not left behind with the rest. */
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), -1);
+    kill(reader, SIGKILL);
+    assert_int_equal(waitpid(reader, NULL, 0), reader);
+    close(sockets[0]);
+}
+
 static void tells_that_the_keeper_died(void **state)
 {
     (void)state;
@@ -313,6 +350,7 @@ int main(void)
         cmocka_unit_test(leaves_the_callers_flags_alone),
         cmocka_unit_test(finishes_with_a_writer_left),
         cmocka_unit_test(leaves_behind_what_nobody_takes),
+        cmocka_unit_test(waits_for_a_slow_reader_of_a_socket),
         cmocka_unit_test(tells_that_the_keeper_died),
         cmocka_unit_test(relays_a_terminal_image_to_pipes),
     };
