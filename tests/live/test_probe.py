@@ -173,8 +173,8 @@ def test_started_from_its_image(freezepoint):
 
 def test_code_of_the_running_and_of_the_restored(freezepoint):
     """The breakpoint is there while the point is due, and nowhere afterwards."""
-    running = freezepoint.start_run("--at", probe(number=300), "--then", "stop", "--", WORK, 4, 2000,
-                                    1000)
+    running = freezepoint.start_run("--at", probe(number=3000), "--then", "stop", "--", WORK, 4,
+                                    2000, 1000)
     wait_for(lambda: freezepoint.pids() and has_breakpoint(freezepoint.pids()[0]), "the breakpoint")
     assert running.wait() == 0, running.err
     assert_image_has_no_breakpoint(freezepoint.image_path())
