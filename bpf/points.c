@@ -9,7 +9,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
-#include "lib/log.h"
+#include "bpf/print.h"
 #include "points.skel.h"
 
 struct points {
@@ -62,17 +62,6 @@ const char *points_wait_name(uint32_t call)
     return NULL;
 }
 
-static int print(enum libbpf_print_level print_level, const char *format, va_list arguments)
-{
-    if (print_level > LIBBPF_INFO || !log_is_wanted(LOG_DEBUG, "bpf"))
-        return 0;
-    char line[1024];
-    vsnprintf(line, sizeof(line), format, arguments);
-    line[strcspn(line, "\n")] = '\0';
-    log_debug("bpf", "%s", line);
-    return 0;
-}
-
 static int take_one(void *context, void *data, size_t size)
 {
     const struct points *points = context;
@@ -113,7 +102,7 @@ static int load(struct points *points, const struct scope *scope, struct err *er
 
 int points_open(const struct scope *scope, struct points **out, struct err *err)
 {
-    libbpf_set_print(print);
+    libbpf_set_print(bpf_print);
     struct points *points = calloc(1, sizeof(*points));
     if (!points)
         return err_set(err, ENOMEM, "points");

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import time
@@ -92,7 +91,6 @@ def test_advice_for_python(freezepoint):
     serve_from(freezepoint, point, command, lambda: http_get(port))
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_advice_for_node(freezepoint, directory):
     port = free_port()
     (directory / "server.js").write_text(NODE_SERVER)
@@ -101,7 +99,6 @@ def test_advice_for_node(freezepoint, directory):
     serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
 
 
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
 def test_advice_for_redis(freezepoint, directory):
     port = free_port()
     command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", directory,
@@ -111,7 +108,6 @@ def test_advice_for_redis(freezepoint, directory):
     serve_from(freezepoint, point, command, lambda: redis_command(port, "PING") == "PONG")
 
 
-@pytest.mark.skipif(not shutil.which("javac"), reason="needs java")
 def test_advice_for_java(freezepoint, directory):
     port = free_port()
     (directory / "Server.java").write_text(JAVA_SERVER)
@@ -121,7 +117,6 @@ def test_advice_for_java(freezepoint, directory):
     serve_from(freezepoint, point, command, lambda: http_get(port) == (200, "alive"))
 
 
-@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
 def test_advice_for_nginx(freezepoint, directory):
     """Its workers are forked and execute nothing: they are complete."""
     port = free_port()
