@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -34,38 +33,19 @@ static int set(void *context, const char *name, const char *value, struct err *e
     return 0;
 }
 
-/* A detached program's output, and what freezepoint has to say later. */
 struct detached {
     struct detach detach;
     const struct session *session;
-    char log_path[PATH_MAX];
-    int log_fd;
+    struct detached_log log;
 };
-
-static int open_log(struct detached *detached, struct session *session, struct err *err)
-{
-    char directory[PATH_MAX - 32];
-    int error = job_make_log_directory(session->job.name, directory, sizeof(directory), err);
-    if (error)
-        return error;
-    snprintf(detached->log_path, sizeof(detached->log_path), "%s/output.log", directory);
-    detached->log_fd =
-        open(detached->log_path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (detached->log_fd < 0)
-        return err_set(err, errno, "open '%s'", detached->log_path);
-    detached->session = session;
-    session->outer[1] = session->outer[2] = detached->log_fd;
-    return 0;
-}
 
 static void report_started(void *context)
 {
     struct detached *detached = context;
     struct err err;
     char line[PATH_MAX + 128];
-    snprintf(line, sizeof(line), "job %s runs in the background; its output is in %s",
-             detached->session->job.name, detached->log_path);
-    if (detach_report(&detached->detach, detached->log_fd, line, &err))
+    detached_log_line(&detached->log, detached->session, line, sizeof(line));
+    if (detach_report(&detached->detach, detached->log.fd, line, &err))
         say("%s", err.text);
 }
 
@@ -80,7 +60,7 @@ static int restore_in(struct session *session, const struct restore_options *opt
         error = session_claim(session, options->name ? options->name : image->manifest->name,
                               options->name == NULL, err);
     if (!error && options->detach)
-        error = open_log(detached, session, err);
+        error = detached_log_open(&detached->log, session, err);
     if (error)
         return error;
     return session_run_restored(session, image, &options->restored,
@@ -90,11 +70,11 @@ static int restore_in(struct session *session, const struct restore_options *opt
 static int run(void *context, const struct arguments *arguments, struct err *err)
 {
     const struct restore_options *options = context;
-    struct detached detached = {.detach.report_fd = -1, .log_fd = -1};
+    struct session session = SESSION_NONE;
+    struct detached detached = {.detach.report_fd = -1, .session = &session, .log = {.fd = -1}};
     int error = options->detach ? detach_fork(&detached.detach, err) : 0;
     if (error)
         return error;
-    struct session session = SESSION_NONE;
     struct image image = IMAGE_NONE;
     int status = 0;
     error = restore_in(&session, options, arguments->list[0], &detached, &image, &status, err);
@@ -103,7 +83,7 @@ static int run(void *context, const struct arguments *arguments, struct err *err
     /* Nobody waits for its status: the log is where to look for it. */
     if (options->detach && !error)
         say("the program ended with status %d", status);
-    fd_close(&detached.log_fd);
+    fd_close(&detached.log.fd);
     return error ? error : status;
 }
 

@@ -53,7 +53,7 @@ struct command {
 extern const struct command *const commands[]; /* ended by NULL */
 
 extern const struct command cmd_run, cmd_restore, cmd_ps, cmd_images, cmd_inspect, cmd_verify,
-    cmd_rm, cmd_points, cmd_doctor, cmd_help;
+    cmd_rm, cmd_points, cmd_migrate, cmd_receive, cmd_doctor, cmd_help;
 
 const struct command *command_find(const char *name);
 

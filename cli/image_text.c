@@ -28,6 +28,10 @@ void text_of_time(uint64_t unix_ns, char text[32])
 
 void text_of_point(const Freezepoint__Point *point, char *text, size_t size)
 {
+    if (!point->spec[0]) {
+        snprintf(text, size, "request");
+        return;
+    }
     int length = (int)strcspn(point->spec, "#");
     snprintf(text, size, "%.*s#%" PRIu64, length, point->spec, point->hit);
 }

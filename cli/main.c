@@ -10,8 +10,8 @@
 #include "lib/log.h"
 
 const struct command *const commands[] = {
-    &cmd_run, &cmd_restore, &cmd_ps,     &cmd_images, &cmd_inspect, &cmd_verify,
-    &cmd_rm,  &cmd_points,  &cmd_doctor, &cmd_help,   NULL,
+    &cmd_run,    &cmd_restore, &cmd_ps,      &cmd_images, &cmd_inspect, &cmd_verify, &cmd_rm,
+    &cmd_points, &cmd_migrate, &cmd_receive, &cmd_doctor, &cmd_help,    NULL,
 };
 
 const struct command *command_find(const char *name)

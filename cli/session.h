@@ -57,6 +57,12 @@ struct restored_options {
     bool tcp_given;
     enum tcp_mode tcp; /* where tcp_given; else as the image was taken */
     uint64_t max_checkpoints;
+
+    /* For a copy that has just come from another host.  Where `held` is not NULL the tree
+     * stands frozen when it is called, and runs when it has returned 0. */
+    int (*held)(void *context, uint64_t restore_ns, struct err *err);
+    void *held_context;
+    uint64_t generation; /* of its control blocks, where not 0 */
 };
 
 /*

@@ -13,6 +13,8 @@
 #include "trigger/point.h"
 #include "trigger/uprobes.h"
 
+#define FREEZE_TIMEOUT_MS (10 * 1000)
+
 /* A supervision made of a manifest; everything here outlives it. */
 struct from_image {
     struct supervised_point *points;
@@ -95,7 +97,7 @@ static int supervise_restored(struct session *session, const struct image *image
         .store = &session->store,
         .image_name = manifest->name,
         .restored_from = image->label,
-        .restored_generation = image->generation,
+        .restored_generation = options->generation ? 0 : image->generation,
         .criu = session->criu,
         .criu_log_level = session->criu_log_level,
         .points = from->points,
@@ -179,6 +181,25 @@ static bool had_probes(const Freezepoint__Manifest *manifest)
     return false;
 }
 
+/* The tree is complete, and does not run before others have agreed. */
+static int hold(const struct session *session, const struct restored_options *options,
+                const struct restored *restored, struct err *err)
+{
+    int group_fd = session->job.group.fd;
+    int error = cgroup_wait_frozen(group_fd, true, FREEZE_TIMEOUT_MS, err);
+    if (!error)
+        error = options->held(options->held_context, restored->verify_ns + restored->criu_ns, err);
+    return error ? error : cgroup_write_freeze(group_fd, false, err);
+}
+
+static void say_restored(const struct image *image, const struct restored *restored)
+{
+    char point[600];
+    text_of_point(image->manifest->point, point, sizeof(point));
+    say("restored %s, taken at %s (%.1f ms)", image->label, point,
+        (double)(restored->verify_ns + restored->criu_ns) / 1e6);
+}
+
 int session_run_restored(struct session *session, const struct image *image,
                          const struct restored_options *options, void (*started)(void *context),
                          void *context, int *status, struct err *err)
@@ -201,6 +222,9 @@ int session_run_restored(struct session *session, const struct image *image,
         .plan = &session->plan,
         .tcp_close = options->tcp_given && options->tcp == TCP_MODE_CLOSE,
         .criu_config = session->criu_config[0] ? session->criu_config : NULL,
+        .generation = options->generation,
+        .frozen = options->held != NULL,
+        .fenced = options->held != NULL,
         .placed = set_probes,
         .context = &placing,
     };
@@ -210,16 +234,16 @@ int session_run_restored(struct session *session, const struct image *image,
         error = session_start_keeper(session, err);
     if (!error)
         error = restore_image(&request, &restored, err);
+    if (!error && options->held)
+        error = hold(session, options, &restored, err);
     if (error) {
         release_from_image(&from);
         restore_abandon(&restored);
         undo_start(session);
         return error;
     }
-    char point[600];
-    text_of_point(image->manifest->point, point, sizeof(point));
-    say("restored %s, taken at %s (%.1f ms)", image->label, point,
-        (double)(restored.verify_ns + restored.criu_ns) / 1e6);
+    if (!options->held)
+        say_restored(image, &restored);
     if (started)
         started(context);
     error = supervise_restored(session, image, options, &restored, &from, status, err);

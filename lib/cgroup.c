@@ -197,27 +197,38 @@ static long long now_ms(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-int cgroup_wait_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err)
+/* Until the value of `key` in cgroup.events is `wanted`. */
+static int await_event(int group_fd, const char *key, int wanted, int timeout_ms, struct err *err)
 {
     _cleanup_close_ int fd = cgroup_open_events(group_fd);
     if (fd < 0)
         return err_set(err, -fd, "open cgroup.events");
     long long deadline = now_ms() + timeout_ms;
     for (;;) {
-        int value = event_value(fd, "frozen ");
+        int value = event_value(fd, key);
         if (value < 0)
             return err_set(err, -value, "read cgroup.events");
-        if (value == frozen)
+        if (value == wanted)
             return 0;
         long long left = deadline - now_ms();
         if (left <= 0)
-            return err_text(err, ETIMEDOUT, "the group did not become %s within %d ms",
-                            frozen ? "frozen" : "thawed", timeout_ms);
+            return err_text(err, ETIMEDOUT, "the group did not become '%s%d' within %d ms", key,
+                            wanted, timeout_ms);
         /* kernfs wakes pollers with POLLPRI|POLLERR (fs/kernfs/file.c). */
-        struct pollfd wanted = {.fd = fd, .events = POLLPRI};
-        if (poll(&wanted, 1, (int)left) < 0 && errno != EINTR)
+        struct pollfd events = {.fd = fd, .events = POLLPRI};
+        if (poll(&events, 1, (int)left) < 0 && errno != EINTR)
             return err_set(err, errno, "wait for cgroup.events");
     }
+}
+
+int cgroup_wait_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err)
+{
+    return await_event(group_fd, "frozen ", frozen, timeout_ms, err);
+}
+
+int cgroup_wait_empty(int group_fd, int timeout_ms, struct err *err)
+{
+    return await_event(group_fd, "populated ", 0, timeout_ms, err);
 }
 
 int cgroup_set_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err)
@@ -329,6 +340,16 @@ ssize_t cgroup_processes(int group_fd, pid_t **pids, struct err *err)
         return error;
     *pids = steal_pointer(&list);
     return (ssize_t)count;
+}
+
+int cgroup_put_above(int group_fd, pid_t pid, struct err *err)
+{
+    _cleanup_close_ int fd = openat(group_fd, "../cgroup.procs", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, errno, "open cgroup.procs");
+    if (dprintf(fd, "%d", pid) < 0)
+        return err_set(err, errno, "move process %d to the group above", pid);
+    return 0;
 }
 
 int cgroup_kill(int group_fd, struct err *err)

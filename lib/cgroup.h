@@ -43,12 +43,18 @@ int cgroup_set_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err
 int cgroup_write_freeze(int group_fd, bool frozen, struct err *err);
 int cgroup_wait_frozen(int group_fd, bool frozen, int timeout_ms, struct err *err);
 
+/* Waits until no process of it is left, at most timeout_ms. */
+int cgroup_wait_empty(int group_fd, int timeout_ms, struct err *err);
+
 /* 1: has live processes, 0: empty, or -errno. */
 int cgroup_populated(int group_fd);
 
 /* The processes of the group and of groups below it, in this process's pid
  * namespace.  *pids is malloc'ed.  Returns the count or -errno. */
 ssize_t cgroup_processes(int group_fd, pid_t **pids, struct err *err);
+
+/* Moves a process of the group to the group above, where it is frozen no more. */
+int cgroup_put_above(int group_fd, pid_t pid, struct err *err);
 
 /* SIGKILL for everything in it: cgroup.kill (5.14+). */
 int cgroup_kill(int group_fd, struct err *err);

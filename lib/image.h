@@ -128,6 +128,18 @@ int image_draft_begin(const struct store *store, const char *name, struct image_
 int image_draft_commit(struct image_draft *draft, Freezepoint__Manifest *manifest,
                        uint64_t *generation, struct err *err);
 
+/*
+ * Completes the draft without making it an image of the store: for one that is used up
+ * while it is a draft, by its path.  Nothing is synced.  Its generation is 1.
+ */
+int image_draft_describe(const struct image_draft *draft, Freezepoint__Manifest *manifest,
+                         struct err *err);
+
+/* Opens such a draft, which is not to be written to any more; only then is it to be
+ * abandoned.  `label` is what messages call it. */
+int image_draft_open(const struct image_draft *draft, const char *label, struct image *out,
+                     struct err *err);
+
 /* Removes a draft that was not committed, and closes.  Safe on IMAGE_DRAFT_NONE
  * and on one that was abandoned before. */
 void image_draft_abandon(struct image_draft *draft);

@@ -131,6 +131,7 @@ void image_draft_abandon(struct image_draft *draft)
 
 struct gathering {
     int dirfd;
+    bool durable;
     Freezepoint__Manifest *manifest;
     size_t capacity;
 };
@@ -161,8 +162,8 @@ static int add_file(struct gathering *gathering, const char *path, uint64_t size
     return 0;
 }
 
-/* Gives it its mode and starts its way to the disk, which then goes on beside the
- * sums; fsync() later waits for what is left. */
+/* Gives it its mode and, where it is to be durable, starts its way to the disk, which then
+ * goes on beside the sums; fsync() later waits for what is left. */
 static int gather(const char *path, const struct stat *about, void *context, struct err *err)
 {
     struct gathering *gathering = context;
@@ -179,7 +180,8 @@ static int gather(const char *path, const struct stat *about, void *context, str
         return err_set(err, errno, "set the mode of '%s'", path);
     if (directory)
         return 0;
-    sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    if (gathering->durable)
+        sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     return add_file(gathering, path, (uint64_t)about->st_size, err);
 }
 
@@ -192,7 +194,7 @@ static void forget_files(Freezepoint__Manifest *manifest)
     manifest->n_files = 0;
 }
 
-static int sum_and_sync(int dirfd, Freezepoint__File *file, struct err *err)
+static int sum_up(int dirfd, Freezepoint__File *file, bool durable, struct err *err)
 {
     const char *path = (const char *)file->path.data; /* add_file() has ended it with a NUL */
     _cleanup_close_ int fd = image_files_open(dirfd, path, O_RDONLY);
@@ -204,7 +206,7 @@ static int sum_and_sync(int dirfd, Freezepoint__File *file, struct err *err)
         return err_set(err, -error, "read '%s'", path);
     if (size != file->size)
         return err_text(err, EBUSY, "'%s' is still being written", path);
-    return fsync(fd) < 0 ? err_set(err, errno, "sync '%s'", path) : 0;
+    return durable && fsync(fd) < 0 ? err_set(err, errno, "sync '%s'", path) : 0;
 }
 
 static int sync_directory(const char *path, const struct stat *about, void *context,
@@ -221,19 +223,19 @@ static int sync_directory(const char *path, const struct stat *about, void *cont
 }
 
 static int fill_files(const struct image_draft *draft, Freezepoint__Manifest *manifest,
-                      struct err *err)
+                      bool durable, struct err *err)
 {
     forget_files(manifest);
-    struct gathering gathering = {.dirfd = draft->dirfd, .manifest = manifest};
+    struct gathering gathering = {.dirfd = draft->dirfd, .durable = durable, .manifest = manifest};
     int error = image_files_walk(draft->dirfd, gather, &gathering, err);
     manifest_sort_files(manifest);
     for (size_t i = 0; i < manifest->n_files && !error; i++)
-        error = sum_and_sync(draft->dirfd, manifest->files[i], err);
+        error = sum_up(draft->dirfd, manifest->files[i], durable, err);
     return error;
 }
 
 static int write_manifest(const struct image_draft *draft, const Freezepoint__Manifest *manifest,
-                          struct err *err)
+                          bool durable, struct err *err)
 {
     _cleanup_free_ uint8_t *bytes = NULL;
     size_t size;
@@ -247,7 +249,7 @@ static int write_manifest(const struct image_draft *draft, const Freezepoint__Ma
     ssize_t n = fd_write_all(fd, bytes, size);
     if (n < 0)
         return err_set(err, (int)-n, "write " IMAGE_MANIFEST);
-    return fsync(fd) < 0 ? err_set(err, errno, "sync " IMAGE_MANIFEST) : 0;
+    return durable && fsync(fd) < 0 ? err_set(err, errno, "sync " IMAGE_MANIFEST) : 0;
 }
 
 /* Some file systems know no RENAME_NOREPLACE (EINVAL).  There a plain rename is
@@ -295,7 +297,7 @@ static int publish(struct image_draft *draft, Freezepoint__Manifest *manifest, u
         return error;
     manifest->generation = *generation;
     fault_point("commit:manifest");
-    error = write_manifest(draft, manifest, err);
+    error = write_manifest(draft, manifest, true, err);
     if (!error)
         error = image_files_walk(draft->dirfd, sync_directory, draft, err);
     if (!error)
@@ -322,7 +324,7 @@ int image_draft_commit(struct image_draft *draft, Freezepoint__Manifest *manifes
                        uint64_t *generation, struct err *err)
 {
     manifest->format = IMAGE_FORMAT;
-    int error = fill_files(draft, manifest, err);
+    int error = fill_files(draft, manifest, true, err);
     if (!error)
         error = publish_next(draft, manifest, generation, err);
     if (error) {
@@ -330,6 +332,28 @@ int image_draft_commit(struct image_draft *draft, Freezepoint__Manifest *manifes
         return store_hint(err);
     }
     return 0;
+}
+
+int image_draft_describe(const struct image_draft *draft, Freezepoint__Manifest *manifest,
+                         struct err *err)
+{
+    manifest->format = IMAGE_FORMAT;
+    manifest->generation = 1;
+    int error = fill_files(draft, manifest, false, err);
+    if (!error)
+        error = write_manifest(draft, manifest, false, err);
+    return error ? err_wrap(err, "describe the image in '%s'", draft->path) : 0;
+}
+
+int image_draft_open(const struct image_draft *draft, const char *label, struct image *out,
+                     struct err *err)
+{
+    /* An image's readers share a lock. */
+    flock(draft->dirfd, LOCK_SH | LOCK_NB);
+    int error = image_open(NULL, draft->path, out, err);
+    if (!error)
+        snprintf(out->label, sizeof(out->label), "%s", label);
+    return error;
 }
 
 /* Under the name's lock. */

@@ -90,6 +90,7 @@ int image_files_open(int dirfd, const char *path, int flags)
     struct open_how how = {
         /* O_NONBLOCK: a FIFO must not hold us up before it is seen to be one. */
         .flags = (uint64_t)(flags | O_CLOEXEC | O_NONBLOCK),
+        .mode = flags & O_CREAT ? 0600 : 0,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
     };
     long fd = syscall(SYS_openat2, dirfd, path, &how, sizeof(how));

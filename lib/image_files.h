@@ -22,8 +22,8 @@ typedef int image_files_visit(const char *path, const struct stat *about, void *
  * levels, and paths as long as the manifest takes them. */
 int image_files_walk(int dirfd, image_files_visit *visit, void *context, struct err *err);
 
-/* openat2() that follows no symbolic link and no "..".  Returns a CLOEXEC
- * descriptor, the caller's, or -errno. */
+/* openat2() that follows no symbolic link and no ".."; what it creates has the mode
+ * 0600.  Returns a CLOEXEC descriptor, the caller's, or -errno. */
 int image_files_open(int dirfd, const char *path, int flags);
 
 /* XXH3 (64 bits) of what is left to read of fd; *size gets how much that was.

@@ -138,7 +138,9 @@ static int check_processes(const Freezepoint__Manifest *manifest, struct err *er
 static int check_points(const Freezepoint__Manifest *manifest, struct err *err)
 {
     const Freezepoint__Point *point = manifest->point;
-    if (point->rule >= manifest->n_points || !is_text(&point->library) || !is_text(&point->comm))
+    bool at_point = manifest->reason != FREEZEPOINT__REASON__REASON_REQUEST;
+    if ((at_point && point->rule >= manifest->n_points) || !is_text(&point->library) ||
+        !is_text(&point->comm))
         return bad(err, "has an odd point");
     for (size_t i = 0; i < manifest->n_points; i++)
         if (!is_text(&manifest->points[i]->library))

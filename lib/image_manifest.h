@@ -38,7 +38,7 @@ int manifest_encode(const Freezepoint__Manifest *manifest, uint8_t **bytes, size
  * twice, paths relative and without empty, "." or ".." parts; preload.file is one
  * of them; root_pid is one of the processes; pids are 1 .. max_pid, which is at
  * most INT_MAX; stdio's fds are 0 .. 2, each at most once; point.rule is an index
- * into points.
+ * into points, unless the reason is a request.
  * *out is freed with freezepoint__manifest__free_unpacked().
  */
 int manifest_decode(const uint8_t *bytes, size_t size, Freezepoint__Manifest **out,

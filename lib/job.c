@@ -106,25 +106,38 @@ static int try_lock(const char *runtime_path, struct err *err)
     return err_text(err, EBUSY, "'%s' keeps changing", path);
 }
 
-static int listen_for_rearming(struct job *job, struct err *err)
+/* Returns the descriptor. */
+static int listen_at(const char *path, mode_t mode, struct err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    size_t length = strlen(job->socket_path);
+    size_t length = strlen(path);
     if (length >= sizeof(address.sun_path))
-        return err_text(err, ENAMETOOLONG, "socket path '%s'", job->socket_path);
-    memcpy(address.sun_path, job->socket_path, length + 1);
-    unlink(job->socket_path);
-    job->socket_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (job->socket_fd < 0)
+        return err_text(err, ENAMETOOLONG, "socket path '%s'", path);
+    memcpy(address.sun_path, path, length + 1);
+    unlink(path);
+    _cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
         return err_set(err, errno, "socket");
-    if (bind(job->socket_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        return err_set(err, errno, "bind '%s'", job->socket_path);
+    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        return err_set(err, errno, "bind '%s'", path);
+    /* All of a restored tree may come at once to re-arm, and whom there is no room for
+     * disarms itself. */
+    if (chmod(path, mode) < 0 || listen(fd, SOMAXCONN) < 0)
+        return err_set(err, errno, "listen on '%s'", path);
+    return fd_steal(&fd);
+}
+
+static int listen_for_others(struct job *job, struct err *err)
+{
     /* A process of another user may have to re-arm; who connects is checked by
-     * its membership of the job's group.  All of a restored tree may come at once,
-     * and whom there is no room for disarms itself. */
-    if (chmod(job->socket_path, 0666) < 0 || listen(job->socket_fd, SOMAXCONN) < 0)
-        return err_set(err, errno, "listen on '%s'", job->socket_path);
-    return 0;
+     * its membership of the job's group. */
+    job->socket_fd = listen_at(job->socket_path, 0666, err);
+    if (job->socket_fd < 0)
+        return job->socket_fd;
+    char path[PATH_MAX + sizeof(JOB_REQUEST_SOCKET) + 1];
+    snprintf(path, sizeof(path), "%s/" JOB_REQUEST_SOCKET, job->runtime_path);
+    job->request_fd = listen_at(path, 0600, err);
+    return job->request_fd < 0 ? job->request_fd : 0;
 }
 
 static int make_group(struct job *job, struct err *err)
@@ -160,7 +173,7 @@ int job_create(const char *name, struct job *out, struct err *err)
     job.lock_fd = fd;
     int error = make_group(&job, err);
     if (!error)
-        error = listen_for_rearming(&job, err);
+        error = listen_for_others(&job, err);
     if (error) {
         struct err ignored;
         bool keep_group = error == -EEXIST;
@@ -200,6 +213,7 @@ void job_release(struct job *job)
 {
     cgroup_release(&job->group);
     fd_close(&job->socket_fd);
+    fd_close(&job->request_fd);
     fd_close(&job->lock_fd);
 }
 

@@ -1,7 +1,8 @@
 /*
  * A job: one supervised program with everything that it has outside itself:
  *   <cgroup v2>/freezepoint/NAME     its processes
- *   /run/freezepoint/NAME/           lock, control.sock (re-arming), status
+ *   /run/freezepoint/NAME/           lock, control.sock (re-arming), request.sock
+ *                                    (other freezepoint processes), status
  *   /run/freezepoint/.log/NAME/      what outlives it: CRIU's log of the last restore
  *                                    and of the last failed dump, a detached job's output
  *   /run/freezepoint/.preload/HASH.so  the preload library; kept until reboot, since
@@ -26,6 +27,7 @@
 #define JOB_LOG_ROOT     JOB_RUNTIME_ROOT "/.log"
 /* For the preload library, where JOB_RUNTIME_ROOT is mounted noexec. */
 #define JOB_PRELOAD_FALLBACK "/var/cache/freezepoint/preload"
+#define JOB_REQUEST_SOCKET   "request.sock"
 #define JOB_NAME_MAX         64
 
 struct job {
@@ -34,7 +36,8 @@ struct job {
     char socket_path[108];
     struct cgroup group;
     int lock_fd;
-    int socket_fd; /* listening SEQPACKET, non-blocking */
+    int socket_fd;  /* listening SEQPACKET, non-blocking */
+    int request_fd; /* likewise, for root alone (lib/request.h) */
 };
 
 /* Letters, digits and "._+-", not starting with a punctuation mark. */
@@ -67,7 +70,7 @@ void job_release(struct job *job);
 /* Whether anybody keeps the job of that runtime directory alive: 1, 0 or -errno. */
 int job_is_claimed(int directory_fd);
 
-#define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1})
+#define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1, .request_fd = -1})
 
 /*
  * Makes the job's group anew, once nothing runs in it.  Needed after cgroup_kill():

@@ -235,6 +235,12 @@ int keeper_guard_stopped(struct keeper *keeper, struct err *err)
     return call_simple(keeper, KEEPER_CONTINUE, err);
 }
 
+int keeper_hold(struct keeper *keeper, int fd, struct err *err)
+{
+    struct keeper_request request = {.op = KEEPER_HOLD};
+    return call(keeper, &request, fd, err);
+}
+
 int keeper_guard_set(struct keeper *keeper, const struct keeper_guard *guard, struct err *err)
 {
     struct keeper_request request = {.op = KEEPER_GUARD, .kill_worker = guard->kill_worker};

@@ -21,12 +21,14 @@
 #include "lib/fd.h"
 #include "lib/keeper.h"
 #include "lib/log.h"
+#include "lib/moving.h"
 #include "lib/proc.h"
 #include "lib/streams.h"
 
 #define WORKER_PATIENCE_MS (120 * 1000)
 #define THAW_TIMEOUT_MS    (10 * 1000)
 #define FRONT_POLL_MS      300
+#define KILL_TIMEOUT_MS    (5 * 1000)
 /* A beat apart: some kernels take probes away after their owner's end has been told
  * (kernel/bpf/syscall.c, bpf_link_put()). */
 #define CONTINUE_ROUNDS 2
@@ -55,6 +57,7 @@ struct loop {
     bool paused;
     int to_continue; /* how often yet, where processes may stand stopped because of us */
     struct guard guard;
+    int held_fd; /* keeper_hold(); -1: none */
     uint64_t worker_deadline_ms;
     unsigned int finish_serial;
     uint64_t moved, moved_ms; /* the last progress while ending */
@@ -169,15 +172,37 @@ static bool continue_stopped(struct loop *self)
     return --self->to_continue == 0;
 }
 
+/* Where a copy of the program may run elsewhere, or this is a copy that was not yet to
+ * run, the program is not to go on before that is known.  False: it is not. */
+static bool settle_migration(struct loop *self)
+{
+    struct err err;
+    int outcome = moving_settle_orphan(self->job.runtime_path, &err);
+    if (outcome < 0)
+        return false;
+    if (outcome != OUTCOME_NEVER)
+        return true;
+    /* What their sockets have to say in the end is not to leave the fence. */
+    int error = cgroup_kill(self->job.group.fd, &err);
+    if (!error)
+        error = cgroup_wait_empty(self->job.group.fd, KILL_TIMEOUT_MS, &err);
+    if (error && error != -ENODEV && error != -ENOENT)
+        log_warning("keeper", "%s", err.text);
+    return true;
+}
+
 /* What a dump that nobody can use any more leaves behind.  False where the program
  * cannot be thawed: to be tried again. */
 static bool settle_guard(struct loop *self)
 {
     struct err err;
     fd_close(&self->guard.worker);
+    if (!settle_migration(self))
+        return false;
     if (cgroup_set_frozen(self->job.group.fd, false, THAW_TIMEOUT_MS, &err) &&
         cgroup_populated(self->job.group.fd) != -ENODEV)
         return false;
+    fd_close(&self->held_fd);
     if (self->guard.draft[0] && dir_remove_recursive(AT_FDCWD, self->guard.draft, &err))
         log_warning("keeper", "%s", err.text);
     self->guard.draft[0] = '\0';
@@ -285,6 +310,10 @@ static void serve_request(struct loop *self)
     case KEEPER_CONTINUE:
         self->to_continue = CONTINUE_ROUNDS;
         break;
+    case KEEPER_HOLD:
+        fd_close(&self->held_fd);
+        self->held_fd = fd_steal(&passed);
+        break;
     case KEEPER_FINISH:
         self->finish_serial = request.serial;
         begin_ending(self);
@@ -362,7 +391,7 @@ static int keep_needed(struct loop *self, struct stdio_plan *plan)
     kept[count++] = &self->job.lock_fd;
     /* Nobody will accept there once the supervisor is gone: who connects shall see
      * that at once. */
-    self->job.socket_fd = -1;
+    self->job.socket_fd = self->job.request_fd = -1;
     return keep_only(kept, count, &plan->outer_fd[2]);
 }
 
@@ -445,7 +474,7 @@ _Noreturn void keeper_run(const struct job *job, struct stdio_plan *plan, int so
     self.supervisor_fd = supervisor_fd;
     self.signal_fd = self.events_fd = -1;
     self.streams = STREAMS_NONE;
-    self.guard.worker = -1;
+    self.guard.worker = self.held_fd = -1;
     prctl(PR_SET_NAME, "freezepoint-keep");
     struct err err;
     int error = set_up(&self, plan, &err);

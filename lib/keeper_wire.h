@@ -20,6 +20,7 @@ enum keeper_op {
     KEEPER_GUARD, /* with the worker's pidfd beside it, if there is one */
     KEEPER_GUARD_CLEAR,
     KEEPER_CONTINUE,
+    KEEPER_HOLD,   /* with the descriptor to hold beside it, or none */
     KEEPER_FINISH, /* answered by any number of BUSY, then DONE or LEFT_BEHIND */
 };
 

@@ -160,8 +160,9 @@ static int send_request(const struct restore_request *request, const struct init
     /* Only open connections need it, and making the nftables table alone takes
      * 17 ms (criu/net.c, network_lock). */
     options.has_network_lock = true;
-    options.network_lock = options.tcp_established ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
-                                                   : CRIU_NETWORK_LOCK_METHOD__SKIP;
+    options.network_lock = options.tcp_established && !request->fenced
+                               ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
+                               : CRIU_NETWORK_LOCK_METHOD__SKIP;
     options.n_inherit_fd = stream_count;
     options.inherit_fd = streams;
     options.config_file = (char *)request->criu_config;
@@ -177,6 +178,14 @@ static void free_response(CriuResp **response)
         criu_resp__free_unpacked(*response, NULL);
 }
 
+/* The processes, but not CRIU, which was born in their group.  Held by ptrace they count as
+ * frozen, and are when CRIU lets go of them (kernel/signal.c, ptrace_stop()). */
+static int freeze(int group_fd, pid_t worker, struct err *err)
+{
+    int error = cgroup_put_above(group_fd, worker, err);
+    return error ? error : cgroup_write_freeze(group_fd, true, err);
+}
+
 /* CRIU's pre-resume: memory and registers are the image's, nothing runs yet. */
 static int before_resume(const struct restore_request *request, struct verification *verification,
                          struct restored *out, struct err *err)
@@ -185,10 +194,12 @@ static int before_resume(const struct restore_request *request, struct verificat
     int error = verification_await(verification, err);
     if (error)
         return error;
-    error = adopt_tree(request->job, request->image->manifest, request->image->generation,
-                       &out->root, err);
+    uint64_t generation = request->generation ? request->generation : request->image->generation;
+    error = adopt_tree(request->job, request->image->manifest, generation, &out->root, err);
     if (!error && request->placed)
         request->placed(request->context);
+    if (!error && request->frozen)
+        error = freeze(request->job->group.fd, out->init.worker.pid, err);
     return error ? error : keeper_settle(request->keeper, err);
 }
 

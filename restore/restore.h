@@ -24,6 +24,9 @@ struct restore_request {
     const struct stdio_plan *plan;
     bool tcp_close;          /* drop connections that the image holds */
     const char *criu_config; /* criu_write_config()'s, or NULL */
+    uint64_t generation;     /* for the control blocks; 0: the image's */
+    bool frozen;             /* the tree does not run yet when all is done */
+    bool fenced;             /* packets of its connections are kept away until then */
     /* Called when all is in its place and nothing runs yet; may be NULL. */
     void (*placed)(void *context);
     void *context;
@@ -46,10 +49,10 @@ struct restored {
 int restore_begin(const struct restore_request *request, struct restored *out, struct err *err);
 
 /*
- * Returns once the tree runs.  The image's files are compared with their sums
- * before they are used, memory pages while CRIU reads them: the tree does not run
- * its first instruction before that is through.  After a
- * failure restore_abandon() is still to be called.
+ * Returns once the tree runs, or stands frozen where that was asked for.  The image's files are
+ * compared with their sums before they are used, memory pages while CRIU reads them: the tree does
+ * not run its first instruction before that is through.  After a failure restore_abandon() is still
+ * to be called.
  */
 int restore_image(const struct restore_request *request, struct restored *restored,
                   struct err *err);

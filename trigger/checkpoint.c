@@ -69,6 +69,7 @@ static int start_worker(struct checkpoint *checkpoint, struct err *err)
         .external = external,
         .config = job->criu_config,
         .tcp = job->tcp,
+        .fenced = checkpoint->handover != NULL,
         .leave_running = !job->then_stop,
         .log_level = job->criu_log_level,
     };
@@ -178,10 +179,20 @@ static int commit_before_stop(struct checkpoint *checkpoint, struct hit *hit, st
     return checkpoint->commit_result;
 }
 
-/* Committed before CRIU ends the tree, so that a failure lets it live. */
+static int hand_over(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
+{
+    describe_timings(checkpoint->manifest, hit);
+    enter_criu_version(checkpoint);
+    return handover_decide(checkpoint->handover, &checkpoint->draft, checkpoint->manifest, hit,
+                           err);
+}
+
+/* Committed, or running elsewhere, before CRIU ends the tree, so that a failure lets it
+ * live. */
 static int stop(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
-    int error = commit_before_stop(checkpoint, hit, err);
+    int error = checkpoint->handover ? hand_over(checkpoint, hit, err)
+                                     : commit_before_stop(checkpoint, hit, err);
     struct err settle_err;
     int unsettled = dump_settle(&checkpoint->dump, !error, &settle_err);
     /* A worker in a restored tree's pid namespace dies with the tree that it ends,
@@ -246,27 +257,39 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     return undescribed;
 }
 
+/* Whether something is under way that no image can hold. */
+static bool is_early(struct checkpoint *checkpoint)
+{
+    const struct supervision *job = checkpoint->job;
+    struct err ignored;
+    if (checkpoint->handover && handover_is_early(checkpoint->handover, &ignored) > 0) {
+        log_debug("checkpoint", "put off: a connection has not been accepted");
+        return true;
+    }
+    int rearming = job->init ? rearm_accept(job->job, &ignored) : -EAGAIN;
+    if (rearming < 0)
+        return false;
+    fd_close(&checkpoint->rearming);
+    checkpoint->rearming = rearming;
+    log_debug("checkpoint", "put off: a process is re-arming itself");
+    return true;
+}
+
 /* A process of a restored tree that is re-arming itself cannot be dumped, and cannot
  * finish while it is frozen.  The thread of the hit has its answer, but has not come
  * to see it: it is taken back, once the worker has let go of the thread. */
 static int put_off(struct checkpoint *checkpoint, const struct hit *hit, struct err *err)
 {
-    const struct supervision *job = checkpoint->job;
-    struct err ignored;
     /* A probe's hit cannot be had again: it is tried. */
-    if (!job->init || checkpoint->put_off == PUT_OFF_MAX || hit->mark.kind)
+    if (checkpoint->put_off == PUT_OFF_MAX || hit->mark.kind)
         return 0;
-    int rearming = rearm_accept(job->job, &ignored);
-    if (rearming < 0)
+    if (!is_early(checkpoint))
         return 0;
-    fd_close(&checkpoint->rearming);
-    checkpoint->rearming = rearming;
     checkpoint->put_off++;
-    log_debug("checkpoint", "put off: a process is re-arming itself");
     dump_call_off(&checkpoint->dump);
     freezepoint__manifest__free_unpacked(checkpoint->manifest, NULL);
     checkpoint->manifest = NULL;
-    int error = filter_take_back(hit->tid, err);
+    int error = hit->rule == HIT_AT_ONCE ? 0 : filter_take_back(hit->tid, err);
     return error ? error : CHECKPOINT_PUT_OFF;
 }
 
@@ -302,6 +325,8 @@ static int freeze_and_dump(struct checkpoint *checkpoint, struct hit *hit, void 
     error = lift_probes(checkpoint, err);
     if (!error)
         error = put_off(checkpoint, hit, err);
+    if (!error && checkpoint->handover)
+        error = handover_close_off(checkpoint->handover, err);
     if (!error)
         error = dump_held(checkpoint, &guard, hit, err);
     if (!error && job->then_stop)

@@ -8,6 +8,9 @@
  * does not wait for the disk, and checkpoint_finish() tells how that went.  With `then_stop` the
  * image is made durable before CRIU ends the program: a failure lets it live.
  *
+ * With `handover` set, before checkpoint_arm(), the image is offered to another host
+ * instead, and only what comes of that decides whether CRIU ends the program.
+ *
  * However checkpoint_take() ends, the group is thawed (or ended by CRIU).
  */
 #ifndef FREEZEPOINT_CHECKPOINT_H
@@ -19,6 +22,7 @@
 #include "lib/stack.h"
 #include "trigger/describe.h"
 #include "trigger/dump.h"
+#include "trigger/handover.h"
 #include "trigger/observe.h"
 #include "trigger/supervision.h"
 
@@ -32,7 +36,8 @@ struct checkpoint {
     struct observer *observer; /* of the hit being served */
     struct stack stack;        /* of its thread */
     unsigned put_off;          /* how often, of this one */
-    int rearming;              /* the process that it was put off for; the caller's to serve */
+    int rearming;              /* the process that it was put off for, or -1; the caller's */
+    struct handover *handover; /* the image is not committed but handed over; borrowed */
 
     /* Being made durable by a thread of ours. */
     bool committing;
@@ -60,8 +65,9 @@ int checkpoint_arm(struct checkpoint *checkpoint, const struct supervision *job,
  * killable).  On success *stopped tells whether the program was ended, and the
  * commit is under way or, where stopped, done.
  *
- * CHECKPOINT_PUT_OFF: nothing has happened, since a process was re-arming itself.
- * It is to be served (`rearming`, rearm.h); the thread of the hit will ask again.  The
+ * CHECKPOINT_PUT_OFF: nothing has happened, since a process was re-arming itself (it is
+ * to be served: `rearming`, rearm.h), or a connection that is to be handed over was just
+ * being made.  The thread of the hit will ask again.  The
  * checkpoint has to be armed again.
  */
 #define CHECKPOINT_PUT_OFF 1

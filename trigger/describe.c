@@ -50,6 +50,8 @@ static Freezepoint__Point *describe_point(const struct supervision *job, const s
     if (!point)
         return NULL;
     freezepoint__point__init(point);
+    if (hit->rule == HIT_AT_ONCE)
+        return point;
     const struct supervised_point *given = &job->points[hit->rule];
     point->spec = manifest_copy(given->spec);
     point->library = manifest_copy_bytes(given->library);
@@ -377,7 +379,8 @@ int describe_job(const struct supervision *job, const struct hit *hit, pid_t roo
     manifest->name = manifest_copy(job->image_name);
     manifest->freezepoint_version = manifest_copy(FREEZEPOINT_VERSION);
     manifest->host = describe_host();
-    manifest->reason = FREEZEPOINT__REASON__REASON_POINT;
+    manifest->reason = hit->rule == HIT_AT_ONCE ? FREEZEPOINT__REASON__REASON_REQUEST
+                                                : FREEZEPOINT__REASON__REASON_POINT;
     manifest->point = describe_point(job, hit);
     manifest->then_stop = job->then_stop;
     manifest->tcp = tcp_of(job->tcp);

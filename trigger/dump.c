@@ -58,8 +58,9 @@ static int send_request(const struct dump_request *request, int socket, struct e
     /* Only open connections need it, and making the nftables table alone takes
      * 17 ms (criu/net.c, network_lock). */
     options.has_network_lock = true;
-    options.network_lock = options.tcp_established ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
-                                                   : CRIU_NETWORK_LOCK_METHOD__SKIP;
+    options.network_lock = options.tcp_established && !request->fenced
+                               ? CRIU_NETWORK_LOCK_METHOD__NFTABLES
+                               : CRIU_NETWORK_LOCK_METHOD__SKIP;
     options.n_external = count_strings(request->external);
     options.external = (char **)request->external;
     options.config_file = (char *)request->config;

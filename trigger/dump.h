@@ -34,6 +34,7 @@ struct dump_request {
     const char *const *external; /* CRIU --external keys, NULL-terminated; may be NULL */
     const char *config;          /* criu_write_config()'s, or NULL */
     enum tcp_mode tcp;
+    bool fenced; /* packets of its connections are kept away already */
     bool leave_running;
     int log_level; /* CRIU's, 0 .. 4 */
 };

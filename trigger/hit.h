@@ -10,6 +10,9 @@
 
 #include "bpf/marks.h"
 
+/* The rule of a checkpoint that no call asked for: no thread waits for it. */
+#define HIT_AT_ONCE SIZE_MAX
+
 /* All times are of CLOCK_MONOTONIC; 0: not known. */
 struct hit {
     /* As the no-op syscall told of it (untrusted, except the tid). */

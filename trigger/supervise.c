@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/fault.h"
@@ -25,13 +26,16 @@
 #include "trigger/signals.h"
 #include "trigger/uprobes.h"
 
-#define ARM_DELAY_MS  20 /* after a restore */
-#define ASK_AGAIN_MAX (OBSERVE_RECENT / 2)
+#define ARM_DELAY_MS      20 /* after a restore */
+#define HANDOVER_ATTEMPTS 40
+#define HANDOVER_PAUSE_NS (25 * 1000 * 1000)
+#define ASK_AGAIN_MAX     (OBSERVE_RECENT / 2)
 
 struct supervisor {
     struct supervision *job;
     struct supervise_result *result;
     struct checkpoint checkpoint;
+    struct handover handover;
     struct observer observer;
     unsigned asked_again; /* how many hits, for the observer's sake */
     struct published published;
@@ -56,7 +60,9 @@ enum source {
     SOURCE_INIT,
     SOURCE_COMMIT,
     SOURCE_KEEPER,
-    SOURCE_PROBES
+    SOURCE_PROBES,
+    SOURCE_REQUEST,
+    SOURCE_HANDOVER
 };
 
 static uint64_t event_tag(enum source source, int fd)
@@ -112,6 +118,14 @@ static void start_observing(struct supervisor *self)
         say(self, "the kernel's marks are not recorded: %s", err.text);
 }
 
+/* As is wanted now: for an image of the store, or for one that is handed over. */
+static int arm_now(struct supervisor *self, struct err *err)
+{
+    bool over = self->handover.connection >= 0;
+    self->checkpoint.handover = over ? &self->handover : NULL;
+    return checkpoint_arm(&self->checkpoint, over ? &self->handover.as : self->job, err);
+}
+
 static void arm(struct supervisor *self)
 {
     struct err err;
@@ -119,7 +133,7 @@ static void arm(struct supervisor *self)
         self->child_ended)
         return;
     start_observing(self);
-    if (checkpoint_arm(&self->checkpoint, self->job, &err)) {
+    if (arm_now(self, &err)) {
         /* The tree may just have ended; anything else shows at the hit. */
         log_info("checkpoint", "not prepared: %s", err.text);
     }
@@ -203,11 +217,18 @@ static void answer_go_on(void *context)
     filter_answer(release->listener, release->id, FZ_ANSWER_GO_ON);
 }
 
+static void end_handover(struct supervisor *self, int error, const struct err *err);
+
 /* After checkpoint_take(). */
 static void end_take(struct supervisor *self, const struct supervised_point *point, int error,
                      bool stopped, struct err *err)
 {
     published_hit(&self->published);
+    if (self->handover.connection >= 0) {
+        self->result->stopped = !error;
+        end_handover(self, error, err);
+        return;
+    }
     if (error) {
         self->result->failures++;
         published_checkpoint(&self->published, 0, 0);
@@ -227,6 +248,15 @@ static void end_take(struct supervisor *self, const struct supervised_point *poi
     }
 }
 
+/* Whatever it was that a checkpoint was put off for. */
+static void serve_put_off(struct supervisor *self)
+{
+    if (self->checkpoint.rearming < 0)
+        return;
+    adopt_listener(self, self->checkpoint.rearming);
+    fd_close(&self->checkpoint.rearming);
+}
+
 static void serve_due_point(struct supervisor *self, int listener,
                             const struct notification *notification, struct hit *hit)
 {
@@ -236,7 +266,7 @@ static void serve_due_point(struct supervisor *self, int listener,
     bool stopped = false;
     int error = 0;
     if (!self->checkpoint.armed) {
-        error = checkpoint_arm(&self->checkpoint, self->job, &err);
+        error = arm_now(self, &err);
         if (error)
             answer_go_on(&release);
     }
@@ -248,8 +278,7 @@ static void serve_due_point(struct supervisor *self, int listener,
                                 &stopped, &err);
     if (error == CHECKPOINT_PUT_OFF) {
         point->done = false;
-        adopt_listener(self, self->checkpoint.rearming);
-        fd_close(&self->checkpoint.rearming);
+        serve_put_off(self);
         arm(self);
         return;
     }
@@ -316,7 +345,7 @@ static void serve_due_probe(struct supervisor *self, struct hit *hit)
     if (observe_await(&self->observer, &err))
         say(self, "the kernel's marks are not recorded: %s; see freezepoint doctor", err.text);
     if (!self->checkpoint.armed)
-        error = checkpoint_arm(&self->checkpoint, self->job, &err);
+        error = arm_now(self, &err);
     point->done = point->every == 0;
     if (!error)
         error = checkpoint_take(&self->checkpoint, &self->observer, hit, answer_nobody, NULL,
@@ -352,6 +381,86 @@ static bool serve_probes(struct supervisor *self)
             uprobes_go_on(self->job->probes);
     }
     return any;
+}
+
+/* ---- hand-over ---- */
+
+static uint64_t checkpoints_left(const struct supervisor *self)
+{
+    const struct supervision *job = self->job;
+    return job->max_checkpoints ? job->max_checkpoints - self->result->checkpoints : 0;
+}
+
+/* Whatever was prepared for a checkpoint of the usual kind is of no use for it. */
+static int prepare_handover(struct supervisor *self, struct err *err)
+{
+    if (self->checkpoint.committing)
+        finish_commit(self);
+    checkpoint_release(&self->checkpoint);
+    int error = handover_prepare(&self->handover, err);
+    return error ? error : arm_now(self, err);
+}
+
+/* The job is supervised as before, or it is gone. */
+static void end_handover(struct supervisor *self, int error, const struct err *err)
+{
+    if (self->handover.at_point)
+        unwatch(self, self->handover.connection);
+    checkpoint_release(&self->checkpoint);
+    self->checkpoint = CHECKPOINT_NONE;
+    if (error)
+        say(self, "not migrated, the program goes on here: %s", err->text);
+    else
+        say(self, "migrated: the program runs on the other side");
+    self->result->stopped = !error;
+    self->gave_up |= !error;
+    handover_end(&self->handover, error, err);
+    arm(self);
+}
+
+static void hand_over_at_once(struct supervisor *self)
+{
+    struct err err;
+    int error = CHECKPOINT_PUT_OFF;
+    for (int i = 0; i < HANDOVER_ATTEMPTS && error == CHECKPOINT_PUT_OFF; i++) {
+        struct hit hit = {.rule = HIT_AT_ONCE, .notified_ns = proc_monotonic_ns()};
+        bool stopped;
+        error = self->checkpoint.armed ? 0 : arm_now(self, &err);
+        if (!error)
+            error = checkpoint_take(&self->checkpoint, &self->observer, &hit, answer_nobody, NULL,
+                                    &stopped, &err);
+        if (error == CHECKPOINT_PUT_OFF) {
+            serve_put_off(self);
+            nanosleep(&(struct timespec){.tv_nsec = HANDOVER_PAUSE_NS}, NULL);
+        }
+    }
+    if (error == CHECKPOINT_PUT_OFF)
+        error = err_text(&err, EAGAIN,
+                         "it has connections that it does not accept, which no image can hold");
+    end_handover(self, error, &err);
+}
+
+static void serve_request(struct supervisor *self)
+{
+    struct err err;
+    if (!handover_accept(self->job, checkpoints_left(self), more_to_do(self), &self->handover))
+        return;
+    log_info("migrate", "the job is to be handed over");
+    int error = prepare_handover(self, &err);
+    if (!error && self->handover.at_point)
+        error = watch(self, SOURCE_HANDOVER, self->handover.connection, EPOLLIN, &err);
+    if (error)
+        end_handover(self, error, &err);
+    else if (!self->handover.at_point)
+        hand_over_at_once(self);
+}
+
+static void serve_handover(struct supervisor *self)
+{
+    struct err err;
+    if (handover_is_wanted(&self->handover))
+        return;
+    end_handover(self, err_text(&err, ECANCELED, "it was called off"), &err);
 }
 
 static void serve_listener(struct supervisor *self, int listener, uint32_t events)
@@ -469,6 +578,12 @@ static int dispatch(struct supervisor *self, const struct epoll_event *event, st
     case SOURCE_PROBES:
         serve_probes(self);
         break;
+    case SOURCE_REQUEST:
+        serve_request(self);
+        break;
+    case SOURCE_HANDOVER:
+        serve_handover(self);
+        break;
     case SOURCE_KEEPER:
         unwatch(self, fd);
         log_warning("keeper", "the process that relays the program's streams has died");
@@ -491,6 +606,8 @@ static int open_sources(struct supervisor *self, struct err *err)
         error = watch(self, SOURCE_LISTENER, job->listener, EPOLLIN, err);
     if (!error)
         error = watch(self, SOURCE_REARM, job->job->socket_fd, EPOLLIN, err);
+    if (!error)
+        error = watch(self, SOURCE_REQUEST, job->job->request_fd, EPOLLIN, err);
     if (!error)
         error = watch(self, SOURCE_GROUP, self->events_fd, EPOLLPRI, err);
     if (!error)
@@ -533,6 +650,7 @@ int supervise(struct supervision *job, int signal_fd, struct supervise_result *o
     struct supervisor self = {.job = job,
                               .result = out,
                               .checkpoint = CHECKPOINT_NONE,
+                              .handover = HANDOVER_NONE,
                               .observer = OBSERVER_NONE,
                               .epoll_fd = -1,
                               .signal_fd = signal_fd,

@@ -1,0 +1,233 @@
+#include "lib/address.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if_arp.h>
+#include <netinet/icmp6.h>
+#include <netinet/if_ether.h>
+#include <netinet/ip6.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+#include "lib/spawn.h"
+
+#define IP_TIMEOUT_MS 5000
+
+static int odd(const char *text, struct err *err)
+{
+    return err_usage(err, "'%s': ADDRESS/PREFIX@INTERFACE is expected, as in 10.0.0.5/24@eth0",
+                     text);
+}
+
+int address_parse(const char *text, struct moved_address *out, struct err *err)
+{
+    char host[INET6_ADDRSTRLEN];
+    const char *slash = strchr(text, '/'), *at = strchr(text, '@');
+    char *end;
+    if (!slash || !at || at < slash || (size_t)(slash - text) >= sizeof(host) ||
+        strlen(at + 1) == 0 || strlen(at + 1) >= sizeof(out->device) || strpbrk(at + 1, "/ \t\n"))
+        return odd(text, err);
+    snprintf(host, sizeof(host), "%.*s", (int)(slash - text), text);
+    struct moved_address address = {.address.family = strchr(host, ':') ? AF_INET6 : AF_INET};
+    unsigned long prefix = strtoul(slash + 1, &end, 10);
+    unsigned long most = address.address.family == AF_INET ? 32 : 128;
+    if (inet_pton(address.address.family, host, &address.address.v6) != 1 || end != at ||
+        slash[1] < '0' || slash[1] > '9' || prefix > most ||
+        socket_address_is_any(&address.address))
+        return odd(text, err);
+    address.prefix = (unsigned int)prefix;
+    snprintf(address.device, sizeof(address.device), "%s", at + 1);
+    *out = address;
+    return 0;
+}
+
+int address_is_here(const struct moved_address *address, struct err *err)
+{
+    struct ifaddrs *list;
+    if (getifaddrs(&list) < 0)
+        return err_set(err, errno, "list the interfaces' addresses");
+    bool here = false;
+    for (struct ifaddrs *entry = list; entry && !here; entry = entry->ifa_next) {
+        if (!entry->ifa_addr || entry->ifa_addr->sa_family != address->address.family ||
+            strcmp(entry->ifa_name, address->device) != 0)
+            continue;
+        const void *its = address->address.family == AF_INET
+                              ? (const void *)&((struct sockaddr_in *)entry->ifa_addr)->sin_addr
+                              : (const void *)&((struct sockaddr_in6 *)entry->ifa_addr)->sin6_addr;
+        here = !memcmp(its, &address->address.v6, address->address.family == AF_INET ? 4 : 16);
+    }
+    freeifaddrs(list);
+    return here;
+}
+
+/* iproute2 knows what a netlink message for it looks like. */
+static int run_ip(const struct moved_address *address, const char *verb, const char *lifetime,
+                  struct err *err)
+{
+    static const char *const places[] = {"/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"};
+    char host[SOCKET_ADDRESS_TEXT], text[SOCKET_ADDRESS_TEXT + 8], output[64];
+    const char *ip = NULL;
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]) && !ip; i++)
+        ip = access(places[i], X_OK) == 0 ? places[i] : NULL;
+    if (!ip)
+        return err_lack(err, "there is no 'ip' program to move addresses with; install iproute2");
+    socket_address_text(&address->address, host);
+    snprintf(text, sizeof(text), "%s/%u", host, address->prefix);
+    const char *argv[16] = {ip, "address", verb, text, "dev", address->device};
+    size_t count = 6;
+    if (lifetime) {
+        argv[count++] = "valid_lft";
+        argv[count++] = lifetime;
+        argv[count++] = "preferred_lft";
+        argv[count++] = lifetime;
+        /* Duplicate address detection would find the one that it comes from. */
+        if (address->address.family == AF_INET6)
+            argv[count++] = "nodad";
+    }
+    ssize_t n = spawn_capture((char *const *)argv, IP_TIMEOUT_MS, output, sizeof(output), err);
+    return n < 0 ? err_wrap(err, "%s address %s on %s", verb, text, address->device) : 0;
+}
+
+int address_lend(const struct moved_address *address, struct err *err)
+{
+    char lifetime[16];
+    snprintf(lifetime, sizeof(lifetime), "%d", ADDRESS_LOAN_S);
+    return run_ip(address, "replace", lifetime, err);
+}
+
+int address_keep(const struct moved_address *address, struct err *err)
+{
+    return run_ip(address, "replace", "forever", err);
+}
+
+int address_remove(const struct moved_address *address, struct err *err)
+{
+    int here = address_is_here(address, err);
+    return here <= 0 ? here : run_ip(address, "del", NULL, err);
+}
+
+/* ---- telling the neighbours ---- */
+
+static int get_hardware_address(int fd, const char *device, uint8_t out[ETH_ALEN])
+{
+    struct ifreq request = {0};
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", device);
+    if (ioctl(fd, SIOCGIFHWADDR, &request) < 0)
+        return -errno;
+    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+        return -EOPNOTSUPP;
+    memcpy(out, request.ifr_hwaddr.sa_data, ETH_ALEN);
+    return 0;
+}
+
+static size_t make_arp(const struct moved_address *address, const uint8_t own[ETH_ALEN],
+                       uint16_t operation, uint8_t *frame)
+{
+    struct ether_header *head = (struct ether_header *)frame;
+    struct ether_arp *arp = (struct ether_arp *)(head + 1);
+    memset(head->ether_dhost, 0xff, ETH_ALEN);
+    memcpy(head->ether_shost, own, ETH_ALEN);
+    head->ether_type = htons(ETHERTYPE_ARP);
+    arp->ea_hdr = (struct arphdr){.ar_hrd = htons(ARPHRD_ETHER),
+                                  .ar_pro = htons(ETHERTYPE_IP),
+                                  .ar_hln = ETH_ALEN,
+                                  .ar_pln = 4,
+                                  .ar_op = htons(operation)};
+    memcpy(arp->arp_sha, own, ETH_ALEN);
+    memcpy(arp->arp_spa, &address->address.v4, 4);
+    memset(arp->arp_tha, operation == ARPOP_REPLY ? 0xff : 0, ETH_ALEN);
+    memcpy(arp->arp_tpa, &address->address.v4, 4);
+    return sizeof(*head) + sizeof(*arp);
+}
+
+static uint16_t sum_up(const void *bytes, size_t size, uint32_t sum)
+{
+    const uint8_t *next = bytes;
+    for (size_t i = 0; i + 1 < size; i += 2)
+        sum += (uint32_t)(next[i] << 8 | next[i + 1]);
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return htons((uint16_t)~sum);
+}
+
+struct advertisement {
+    struct ether_header ether;
+    struct ip6_hdr ip;
+    struct nd_neighbor_advert advert;
+    struct nd_opt_hdr option;
+    uint8_t own[ETH_ALEN];
+} __attribute__((packed));
+
+static size_t make_advertisement(const struct moved_address *address, const uint8_t own[ETH_ALEN],
+                                 uint8_t *frame)
+{
+    struct advertisement message = {0};
+    size_t length = sizeof(message.advert) + sizeof(message.option) + ETH_ALEN;
+    static const uint8_t all_nodes[16] = {0xff, 0x02, [15] = 1};
+    static const uint8_t all_nodes_link[ETH_ALEN] = {0x33, 0x33, 0, 0, 0, 1};
+    memcpy(message.ether.ether_dhost, all_nodes_link, ETH_ALEN);
+    memcpy(message.ether.ether_shost, own, ETH_ALEN);
+    message.ether.ether_type = htons(ETHERTYPE_IPV6);
+    message.ip.ip6_flow = htonl(6U << 28);
+    message.ip.ip6_plen = htons((uint16_t)length);
+    message.ip.ip6_nxt = IPPROTO_ICMPV6;
+    message.ip.ip6_hlim = 255;
+    message.ip.ip6_src = address->address.v6;
+    memcpy(&message.ip.ip6_dst, all_nodes, sizeof(all_nodes));
+    message.advert.nd_na_type = ND_NEIGHBOR_ADVERT;
+    message.advert.nd_na_flags_reserved = ND_NA_FLAG_OVERRIDE;
+    message.advert.nd_na_target = address->address.v6;
+    message.option = (struct nd_opt_hdr){ND_OPT_TARGET_LINKADDR, 1};
+    memcpy(message.own, own, ETH_ALEN);
+    /* The pseudo-header's sum (RFC 8200, 8.1): both addresses, length, next header. */
+    uint8_t pseudo[40] = {0};
+    memcpy(pseudo, &message.ip.ip6_src, 16);
+    memcpy(pseudo + 16, all_nodes, 16);
+    pseudo[35] = (uint8_t)length;
+    pseudo[39] = IPPROTO_ICMPV6;
+    uint32_t sum = (uint16_t)~ntohs(sum_up(pseudo, sizeof(pseudo), 0));
+    message.advert.nd_na_cksum = sum_up(&message.advert, length, sum);
+    memcpy(frame, &message, sizeof(message));
+    return sizeof(message);
+}
+
+static int put_frame(int fd, const struct moved_address *address, const uint8_t *frame, size_t size,
+                     struct err *err)
+{
+    struct sockaddr_ll to = {.sll_family = AF_PACKET,
+                             .sll_ifindex = (int)if_nametoindex(address->device),
+                             .sll_halen = ETH_ALEN};
+    memcpy(to.sll_addr, frame, ETH_ALEN);
+    if (sendto(fd, frame, size, 0, (struct sockaddr *)&to, sizeof(to)) < 0)
+        return err_set(err, errno, "announce the address on %s", address->device);
+    return 0;
+}
+
+int address_announce(const struct moved_address *address, struct err *err)
+{
+    uint8_t own[ETH_ALEN], frame[128];
+    _cleanup_close_ int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set(err, errno, "open a packet socket");
+    int error = get_hardware_address(fd, address->device, own);
+    /* Links without such addresses have no neighbours to tell. */
+    if (error == -EOPNOTSUPP)
+        return 0;
+    if (error)
+        return err_set(err, -error, "the hardware address of %s", address->device);
+    if (address->address.family == AF_INET6)
+        return put_frame(fd, address, frame, make_advertisement(address, own, frame), err);
+    /* Some listen to the one and some to the other. */
+    error = put_frame(fd, address, frame, make_arp(address, own, ARPOP_REQUEST, frame), err);
+    if (!error)
+        error = put_frame(fd, address, frame, make_arp(address, own, ARPOP_REPLY, frame), err);
+    return error;
+}

@@ -1,0 +1,41 @@
+/*
+ * Addresses that move with a job, from one host's interface to another's.
+ *
+ * In the network namespace of the caller.  Bringing one up is a loan that runs out by
+ * itself (the kernel's valid_lft) until it is made good: whoever is killed in between
+ * leaves nothing behind for long.
+ */
+#ifndef FREEZEPOINT_ADDRESS_H
+#define FREEZEPOINT_ADDRESS_H
+
+#include <net/if.h>
+
+#include "lib/err.h"
+#include "lib/sockets.h"
+
+#define ADDRESS_LOAN_S 120
+
+struct moved_address {
+    struct socket_address address; /* without a port */
+    unsigned int prefix;
+    char device[IFNAMSIZ];
+};
+
+/* "ADDR/PLEN@DEV". */
+int address_parse(const char *text, struct moved_address *out, struct err *err);
+
+/* Whether it is on that interface: 1, 0 or -errno. */
+int address_is_here(const struct moved_address *address, struct err *err);
+
+/* Until ADDRESS_LOAN_S have passed. */
+int address_lend(const struct moved_address *address, struct err *err);
+/* For good. */
+int address_keep(const struct moved_address *address, struct err *err);
+/* A missing one is no error. */
+int address_remove(const struct moved_address *address, struct err *err);
+
+/* Tells the neighbours where it is now: gratuitous ARP (RFC 5227, 3), or an unsolicited
+ * neighbour advertisement (RFC 4861, 7.2.6). */
+int address_announce(const struct moved_address *address, struct err *err);
+
+#endif
