@@ -134,7 +134,7 @@ int stream_send(struct stream *stream, const StreamMessage *message, const void 
                 size_t payload_size, struct err *err)
 {
     _cleanup_free_ uint8_t *frame = NULL;
-    size_t size;
+    size_t size = 0;
     int error = stream_frame(message, payload, payload_size, &frame, &size, err);
     return error ? error : put(stream, frame, size, err);
 }
@@ -283,7 +283,7 @@ int stream_expect(struct stream *stream, Freezepoint__Stream__Kind kind, StreamM
 {
     StreamMessage *message = NULL;
     int error = stream_receive(stream, &message, err);
-    if (error)
+    if (!message)
         return error;
     if (message->kind == kind) {
         *out = message;
