@@ -213,6 +213,12 @@ static size_t size_of(int family)
     return family == AF_INET ? sizeof(struct in_addr) : sizeof(struct in6_addr);
 }
 
+bool socket_address_equals(const struct socket_address *left, const struct socket_address *right)
+{
+    return left->family == right->family && left->port == right->port &&
+           !memcmp(&left->v6, &right->v6, size_of(left->family));
+}
+
 size_t socket_address_pack(const struct socket_address *address,
                            uint8_t bytes[SOCKET_ADDRESS_PACKED])
 {

@@ -45,6 +45,8 @@ int sockets_find(const pid_t *pids, size_t pid_count, struct open_sockets *out, 
 int sockets_find_of_group(int group_fd, struct open_sockets *out, struct err *err);
 void sockets_free(struct open_sockets *sockets);
 
+bool socket_address_equals(const struct socket_address *left, const struct socket_address *right);
+
 /* 0.0.0.0 or ::. */
 bool socket_address_is_any(const struct socket_address *address);
 

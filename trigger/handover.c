@@ -90,7 +90,7 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
 static int add_place(struct handover *self, const struct socket_address *place)
 {
     for (size_t i = 0; i < self->place_count; i++)
-        if (!memcmp(&self->places[i], place, sizeof(*place)))
+        if (socket_address_equals(&self->places[i], place))
             return 0;
     struct socket_address *grown =
         reallocarray(self->places, self->place_count + 1, sizeof(*self->places));
