@@ -28,7 +28,7 @@ void text_of_time(uint64_t unix_ns, char text[32])
 
 void text_of_point(const Freezepoint__Point *point, char *text, size_t size)
 {
-    int length = (int)strcspn(point->spec, "#");
+    int length = (int)point_length_unnumbered(point->spec);
     snprintf(text, size, "%.*s#%" PRIu64, length, point->spec, point->hit);
 }
 
