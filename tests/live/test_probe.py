@@ -1,7 +1,5 @@
 """Points in code that no preload library reaches: --at probe:PATH:SYMBOL[+OFFSET][#N]."""
 
-import contextlib
-import os
 import random
 import re
 import signal
@@ -10,11 +8,11 @@ import subprocess
 
 import pytest
 
-from harness import APPS, all_links, children_of, comm_of, links_of, state_of, wait_for
+from harness import APPS, all_links, links_of, state_of, wait_for
+from probed import BREAKPOINT, kill_group, pages_of, probes_of
 
 WORK = APPS / "static_work"
 RIGHT = "steps {}, right\n"
-BREAKPOINT = 0xCC
 
 
 def probe(symbol="work_step", number=None, program=WORK):
@@ -55,64 +53,15 @@ def has_breakpoint(pid):
     return code_of(pid)[at] == BREAKPOINT
 
 
-def fields(message):
-    """The numbers of a protobuf message of varints alone."""
-    found, at = {}, 0
-
-    def number():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(message):
-        key = number()
-        found[key >> 3] = number()
-    return found
-
-
-def pages_of(image):
-    """(address, bytes) of each page that an image holds (criu/image.c, images/pagemap.proto)."""
-    for path in (image / "criu").glob("pagemap-*.img"):
-        data, at, entries = path.read_bytes(), 8, []
-        while at < len(data):
-            size = struct.unpack_from("<I", data, at)[0]
-            entries.append(fields(data[at + 4:at + 4 + size]))
-            at += 4 + size
-        pages = (image / "criu" / f"pages-{entries[0][1]}.img").read_bytes()
-        place = 0
-        for entry in entries[1:]:
-            if not entry.get(4, 4) & 4:
-                continue
-            for i in range(entry[2]):
-                yield entry[1] + i * 4096, pages[place:place + 4096]
-                place += 4096
-
-
 def assert_image_has_no_breakpoint(image):
     start, code = text_of()
+    found = 0
     for address, page in pages_of(image):
+        found += 1
         if start <= address < start + len(code):
             wanted = code[address - start:address - start + 4096]
             assert page[:len(wanted)] == wanted, f"changed code at {address:#x}"
-
-
-def probes_of(supervisor):
-    """The BPF links of the process that holds a supervisor's probes."""
-    return {link for pid in children_of(supervisor) if comm_of(pid).startswith("freezepoint-pro")
-            for link in links_of(pid)}
-
-
-def kill_group(freezepoint):
-    for pid in freezepoint.pids():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not freezepoint.group().exists(), "the keeper to clean up")
+    assert found
 
 
 def test_static_program_is_stopped_and_restored(freezepoint):
