@@ -89,7 +89,7 @@ static int settle_probe(struct point *point, struct err *err)
         return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
     free(point->library);
     point->library = path;
-    struct target ignored;
+    _cleanup_(targets_release) struct targets ignored = {NULL};
     return target_find(point, &ignored, err);
 }
 

@@ -26,15 +26,43 @@ _Static_assert(TRIGGER_MAX == FZ_RULE_MAX, "each point has its count");
 struct uprobes {
     struct trigger *trigger;
     struct supervised_point *points;
-    struct trigger_point targets[TRIGGER_MAX];
-    struct target places[TRIGGER_MAX]; /* likewise */
+    /* Each instruction where one is set, as the BPF side and as this one has it. */
+    struct trigger_point *targets;
+    struct target *places;
     size_t target_count;
     /* Due hits: taken up to `next`.  Their processes are stopped from the first on. */
     struct mark *due;
     size_t next, due_count, due_capacity;
 };
 
-static int add_target(struct uprobes *self, size_t rule, struct err *err)
+static int make_room(struct uprobes *self, size_t more, struct err *err)
+{
+    size_t count = self->target_count + more;
+    struct trigger_point *targets = reallocarray(self->targets, count, sizeof(*targets));
+    self->targets = targets ? targets : self->targets;
+    struct target *places = reallocarray(self->places, count, sizeof(*places));
+    self->places = places ? places : self->places;
+    return targets && places ? 0 : err_set(err, ENOMEM, "probes");
+}
+
+static int add_places(struct uprobes *self, size_t rule, const struct targets *found,
+                      struct err *err)
+{
+    const struct supervised_point *given = &self->points[rule];
+    int error = make_room(self, found->count, err);
+    for (size_t i = 0; i < found->count && !error; i++) {
+        self->places[self->target_count] = found->list[i];
+        self->targets[self->target_count++] = (struct trigger_point){
+            .path = given->library,
+            .offset = found->list[i].offset,
+            .semaphore = found->list[i].semaphore,
+            .rule = (uint32_t)rule,
+            .count = {.hits = given->hits, .first = given->first, .every = given->every}};
+    }
+    return error;
+}
+
+static int add_point(struct uprobes *self, size_t rule, struct err *err)
 {
     const struct supervised_point *given = &self->points[rule];
     struct point point;
@@ -43,17 +71,10 @@ static int add_target(struct uprobes *self, size_t rule, struct err *err)
         return error;
     free(point.library);
     point.library = strdup(given->library);
-    struct target *place = &self->places[self->target_count];
-    error = point.library ? target_find(&point, place, err) : err_set(err, ENOMEM, "probe");
+    _cleanup_(targets_release) struct targets found = {NULL};
+    error = point.library ? target_find(&point, &found, err) : err_set(err, ENOMEM, "probe");
     point_release(&point);
-    if (error)
-        return error;
-    self->targets[self->target_count++] = (struct trigger_point){
-        .path = given->library,
-        .offset = place->offset,
-        .rule = (uint32_t)rule,
-        .count = {.hits = given->hits, .first = given->first, .every = given->every}};
-    return 0;
+    return error ? error : add_places(self, rule, &found, err);
 }
 
 static int start(struct uprobes *self, int group_fd, struct err *err)
@@ -76,7 +97,7 @@ int uprobes_start(int group_fd, struct supervised_point *points, size_t count, s
     int error = 0;
     for (size_t i = 0; i < count && i < TRIGGER_MAX && !error; i++)
         if (point_is_probe(points[i].spec) && !points[i].done)
-            error = add_target(self, i, err);
+            error = add_point(self, i, err);
     if (!error && self->target_count)
         error = start(self, group_fd, err);
     if (error || !self->target_count)
@@ -194,7 +215,9 @@ int uprobes_await_lifted(const struct uprobes *self, const struct supervision *j
 
 int uprobes_set(struct uprobes *self, struct err *err)
 {
-    struct trigger_point wanted[TRIGGER_MAX];
+    _cleanup_free_ struct trigger_point *wanted = calloc(self->target_count, sizeof(*wanted));
+    if (!wanted)
+        return err_set(err, ENOMEM, "probes");
     size_t count = 0;
     for (size_t i = 0; i < self->target_count; i++)
         if (!self->points[self->targets[i].rule].done)
@@ -214,6 +237,8 @@ void uprobes_release(struct uprobes *self)
             log_warning("probe", "%" PRIu64 " due hits found no room", trigger_lost(self->trigger));
     }
     trigger_release(self->trigger);
+    free(self->targets);
+    free(self->places);
     free(self->due);
     free(self);
 }
