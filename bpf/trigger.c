@@ -224,6 +224,13 @@ void trigger_detach(struct trigger *trigger)
     trigger->holder = 0;
 }
 
+bool trigger_is_detached(struct trigger *trigger)
+{
+    if (trigger->leaving && waitpid(trigger->leaving, NULL, WNOHANG) != 0)
+        trigger->leaving = 0;
+    return !trigger->leaving;
+}
+
 void trigger_end(struct trigger *trigger)
 {
     static const struct trigger_count never = {0};

@@ -27,6 +27,7 @@ struct trigger_count {
 
 #ifndef __FREEZEPOINT_BPF__
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -65,6 +66,9 @@ int trigger_attach(struct trigger *trigger, const struct trigger_point *points, 
  * the kernel's own ends that takes another 100 (uprobe_unregister_sync()), which may be
  * waited for by trigger_attach() where the kernel has no uprobe_multi links. */
 void trigger_detach(struct trigger *trigger);
+
+/* Whether nothing of what trigger_detach() began to take away is left. */
+bool trigger_is_detached(struct trigger *trigger);
 
 /* For good, and returns when it is done: no process is stopped after that. */
 void trigger_end(struct trigger *trigger);

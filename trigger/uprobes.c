@@ -30,6 +30,7 @@ struct uprobes {
     struct trigger_point *targets;
     struct target *places;
     size_t target_count;
+    bool others_lifted; /* another's breakpoints are out of the text as well */
     /* Due hits: taken up to `next`.  Their processes are stopped from the first on. */
     struct mark *due;
     size_t next, due_count, due_capacity;
@@ -84,7 +85,10 @@ static int start(struct uprobes *self, int group_fd, struct err *err)
         err->kind = ERR_LACK;
         return err_wrap(err, "probes need BPF");
     }
-    return uprobes_set(self, err);
+    error = uprobes_set(self, err);
+    if (!error)
+        text_settle_semaphores(group_fd, self->places, self->target_count);
+    return error;
 }
 
 int uprobes_start(int group_fd, struct supervised_point *points, size_t count, struct uprobes **out,
@@ -207,10 +211,24 @@ int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err
     return cgroup_wait_frozen(job->job->group.fd, true, FROZEN_TIMEOUT_MS, err);
 }
 
-int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job, struct err *err)
+static bool ours_are_gone(void *context)
 {
-    return text_await_clean(job->job->group.fd, self->places, self->target_count, LIFT_TIMEOUT_MS,
-                            err);
+    const struct uprobes *self = context;
+    return trigger_is_detached(self->trigger);
+}
+
+int uprobes_await_lifted(struct uprobes *self, const struct supervision *job, struct err *err)
+{
+    const struct text_wait wait = {.group_fd = job->job->group.fd,
+                                   .targets = self->places,
+                                   .count = self->target_count,
+                                   .timeout_ms = LIFT_TIMEOUT_MS,
+                                   .ours_are_gone = ours_are_gone,
+                                   .context = self};
+    bool others = false;
+    int error = text_await_clean(&wait, &others, err);
+    self->others_lifted |= others;
+    return error;
 }
 
 int uprobes_set(struct uprobes *self, struct err *err)
@@ -220,8 +238,9 @@ int uprobes_set(struct uprobes *self, struct err *err)
         return err_set(err, ENOMEM, "probes");
     size_t count = 0;
     for (size_t i = 0; i < self->target_count; i++)
-        if (!self->points[self->targets[i].rule].done)
+        if (!self->points[self->targets[i].rule].done || self->others_lifted)
             wanted[count++] = self->targets[i];
+    self->others_lifted = false;
     return trigger_attach(self->trigger, wanted, count, err);
 }
 

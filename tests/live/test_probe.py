@@ -51,7 +51,10 @@ def assert_code_is_the_files(pid):
 
 def has_breakpoint(pid):
     at = address_of("work_step") - text_of()[0]
-    return code_of(pid)[at] == BREAKPOINT
+    try:
+        return code_of(pid)[at] == BREAKPOINT
+    except OSError:  # the program is not executed yet
+        return False
 
 
 def assert_image_has_no_breakpoint(image):
@@ -262,6 +265,47 @@ def test_supervisor_is_killed_while_the_program_is_stopped(freezepoint, moment):
     running.wait()
     assert_unharmed(freezepoint, links)
     kill_group(freezepoint)
+
+
+@pytest.fixture
+def neighbour(freezepoint):
+    """Another job, with a probe at the same place of the same file."""
+    running = freezepoint.start(freezepoint.command(
+        "run", "--name", f"{freezepoint.name}.2", "--images", freezepoint.store, "--at",
+        probe(number=6000), "--", WORK, 4, 2000, 1000))
+    running.job = f"{freezepoint.name}.2"
+    wait_for(lambda: freezepoint.pids(running.job) and
+             has_breakpoint(freezepoint.pids(running.job)[0]), "the other job's breakpoint")
+    return running
+
+
+def test_two_jobs_at_one_place(freezepoint, neighbour):
+    """The kernel sets each job's probe in the other's text, too."""
+    done = freezepoint.run("--at", probe(number=100), "--every", 100, "--max", 3, "--", WORK, 4, 200)
+    assert (done.returncode, done.stdout) == (0, RIGHT.format(800)), done.stderr
+    assert freezepoint.generations() == [1, 2, 3] and neighbour.running(), done.stderr
+    pauses = [float(pause) for pause in re.findall(r"frozen (\S+) ms", done.stderr)]
+    assert max(pauses) < 1000, "it waited until the other's probe was taken away"
+    for generation in (1, 2, 3):
+        assert_image_has_no_breakpoint(freezepoint.image_path(generation))
+        done = freezepoint.restore(f"{freezepoint.name}@{generation}")
+        assert (done.returncode, done.stdout) == (0, RIGHT.format(800)), done.stderr
+    assert neighbour.wait() == 0 and neighbour.out == RIGHT.format(8000), neighbour.err
+    assert freezepoint.inspect(neighbour.job)["hit"]["hit"] == 6000
+    done = freezepoint.restore(neighbour.job)
+    assert (done.returncode, done.stdout) == (0, RIGHT.format(8000)), done.stderr
+
+
+def test_neighbours_breakpoint_is_back_after_a_checkpoint(freezepoint, neighbour):
+    """A tracer would go on to see the program; and when it ends, its breakpoint goes."""
+    running = freezepoint.start_run("--at", probe(number=100), "--", WORK, 4, 4000, 1000)
+    running.wait_for_message("checkpoint .*@1 ")
+    wait_for(lambda: not probes_of(running.pid), "the probe to be taken away")
+    [pid] = freezepoint.pids()
+    assert has_breakpoint(pid) and neighbour.running()
+    assert neighbour.wait() == 0
+    wait_for(lambda: not has_breakpoint(pid), "the other job's breakpoint to go")
+    assert running.wait() == 0 and running.out == RIGHT.format(16000)
 
 
 def test_failed_dump_leaves_the_program_running(freezepoint):

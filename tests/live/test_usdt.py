@@ -46,7 +46,10 @@ def memory_of(pid, address, size):
 
 
 def semaphore_of(pid):
-    return int.from_bytes(memory_of(pid, SEMAPHORE, 2), "little")
+    try:
+        return int.from_bytes(memory_of(pid, SEMAPHORE, 2), "little")
+    except OSError:  # the program is not executed yet
+        return 0
 
 
 def is_clean(pid):
@@ -132,6 +135,30 @@ def test_restored_process_has_none(freezepoint):
     assert is_clean(freezepoint.pids()[0])
     running.process.terminate()
     running.wait()
+
+
+def test_two_jobs(freezepoint):
+    """The kernel counts up the semaphores of both, and of restored processes before they get
+    their memory."""
+    other = f"{freezepoint.name}.2"
+    neighbour = freezepoint.start(freezepoint.command(
+        "run", "--name", other, "--images", freezepoint.store, "--at", step(1500), "--", STEPS, 2000,
+        1000))
+    wait_for(lambda: freezepoint.pids(other) and semaphore_of(freezepoint.pids(other)[0]) == 2,
+             "the other job's probes")
+    done = freezepoint.run("--at", step(20), "--every", 20, "--max", 2, "--", STEPS, 100)
+    assert done.returncode == 0 and freezepoint.generations() == [1, 2], done.stderr
+    pauses = [float(pause) for pause in re.findall(r"frozen (\S+) ms", done.stderr)]
+    assert max(pauses) < 1000, "it waited until the other's probe was taken away"
+    for generation in (1, 2):
+        assert_image_is_clean(freezepoint.image_path(generation))
+    done = freezepoint.restore(f"{freezepoint.name}@1")
+    taken = re.findall(r"checkpoint \S+ at \S+step#(\d+) ", done.stderr)
+    assert taken == ["40", "60", "80", "100"], done.stderr
+    assert neighbour.running()
+    assert neighbour.wait() == 0 and "checkpoint" in neighbour.err
+    assert freezepoint.inspect(other)["hit"]["hit"] == 1500
+    assert_image_is_clean(freezepoint.store / other / "1")
 
 
 @pytest.mark.parametrize("name, what", [
