@@ -91,8 +91,8 @@ static int refuse_ambiguous(const struct point *point, const struct places *plac
                              place->name, place->name[0] ? ")" : "");
     }
     return err_usage(err,
-                     "--at '%s': '%s' has %zu%s functions '%s', at %s: give one of these addresses "
-                     "in the name's place",
+                     "--at '%s': '%s' has %zu%s functions '%s', at %s: give one of these in the "
+                     "name's place",
                      point->spec, point->library,
                      places->count < PLACES_MAX ? places->count : PLACES_MAX,
                      places->count > PLACES_MAX ? " or more" : "", point->function, text);
