@@ -89,8 +89,13 @@ static int settle_probe(struct point *point, struct err *err)
         return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
     free(point->library);
     point->library = path;
-    _cleanup_(targets_release) struct targets ignored = {NULL};
-    return target_find(point, &ignored, err);
+    _cleanup_(targets_release) struct targets targets = {NULL};
+    int error = target_find(point, &targets, err);
+    if (!error && targets.list[0].unsure)
+        say("--at '%s': neither a symbol nor an unwinding table says what is there: the program "
+            "breaks if no instruction begins there",
+            point->spec);
+    return error;
 }
 
 static int parse_some(const struct run_options *options, bool probes, struct parsed_points *out,

@@ -131,6 +131,7 @@ int symbol_search(const struct point *point, uint64_t *address, struct err *err)
 
 struct covering {
     uint64_t address, start;
+    bool found;
 };
 
 static bool consider_covering(const struct symbol *symbol, void *context)
@@ -140,13 +141,16 @@ static bool consider_covering(const struct symbol *symbol, void *context)
                   covering->address - symbol->value < symbol->size;
     if (covers)
         covering->start = symbol->value;
+    covering->found |= covers;
     return !covers;
 }
 
-int symbol_search_covering(const char *path, uint64_t address, uint64_t *start, struct err *err)
+int symbol_search_covering(const char *path, uint64_t address, uint64_t *start, bool *found,
+                           struct err *err)
 {
-    struct covering covering = {.address = address, .start = address};
+    struct covering covering = {.address = address};
     int error = symbols_visit_all(path, consider_covering, &covering, err);
     *start = covering.start;
+    *found = covering.found;
     return error;
 }

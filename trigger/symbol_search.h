@@ -5,6 +5,7 @@
 #ifndef FREEZEPOINT_SYMBOL_SEARCH_H
 #define FREEZEPOINT_SYMBOL_SEARCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "lib/err.h"
@@ -15,8 +16,9 @@
  * function's. */
 int symbol_search(const struct point *point, uint64_t *address, struct err *err);
 
-/* *start gets the beginning of the function that an address is in; itself where no symbol
+/* *start gets the beginning of the function that an address is in; *found whether a symbol
  * says so. */
-int symbol_search_covering(const char *path, uint64_t address, uint64_t *start, struct err *err);
+int symbol_search_covering(const char *path, uint64_t address, uint64_t *start, bool *found,
+                           struct err *err);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "lib/fd.h"
 #include "trigger/elf_file.h"
+#include "trigger/frame_table.h"
 #include "trigger/instruction.h"
 #include "trigger/symbol_search.h"
 #include "trigger/usdt.h"
@@ -43,16 +44,28 @@ static int find_code(const struct point *point, const struct elf_file *file, uin
                      (unsigned long long)address);
 }
 
-static int find_address(const struct point *point, uint64_t *address, uint64_t *start,
-                        struct err *err)
+/* Where nothing says what an address is in, it is taken for a beginning. */
+static int find_start(const struct point *point, const struct elf_file *file, uint64_t address,
+                      uint64_t *start, bool *unsure, struct err *err)
 {
-    int error;
+    bool found = false;
+    int error = symbol_search_covering(point->library, address, start, &found, err);
+    if (error)
+        return err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text));
+    *unsure = !found && !frame_table_find(file, address, start);
+    if (*unsure)
+        *start = address;
+    return 0;
+}
+
+static int find_address(const struct point *point, const struct elf_file *file, uint64_t *address,
+                        uint64_t *start, bool *unsure, struct err *err)
+{
     if (!strncmp(point->function, "0x", 2)) {
         *address = strtoull(point->function, NULL, 16) + point->offset;
-        error = symbol_search_covering(point->library, *address, start, err);
-        return error ? err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text)) : 0;
+        return find_start(point, file, *address, start, unsure, err);
     }
-    error = symbol_search(point, start, err);
+    int error = symbol_search(point, start, err);
     *address = *start + point->offset;
     return error;
 }
@@ -101,7 +114,7 @@ static int find_function(const struct point *point, const struct elf_file *file,
                          struct target *target, struct err *err)
 {
     uint64_t address = 0, start = 0, start_offset = 0;
-    int error = find_address(point, &address, &start, err);
+    int error = find_address(point, file, &address, &start, &target->unsure, err);
     if (!error)
         error = find_code(point, file, address, &target->offset, err);
     if (!error)

@@ -1,5 +1,7 @@
 /* Places of probes: symbols of this very program, near names, lengths of instructions. */
 #include <errno.h>
+#include <inttypes.h>
+#include <link.h>
 #include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "trigger/debug_file.h"
@@ -71,6 +74,21 @@ static void has_tracepoint(void)
                      ".asciz \"\"\n"
                      "994: .balign 4\n"
                      ".popsection\n");
+}
+
+static int note_address(struct dl_phdr_info *info, size_t size, void *context)
+{
+    (void)size;
+    *(uint64_t *)context = info->dlpi_addr;
+    return 1; /* the first one is the program */
+}
+
+/* Symbols count from there. */
+static uint64_t load_address(void)
+{
+    uint64_t address = 0;
+    dl_iterate_phdr(note_address, &address);
+    return address;
 }
 
 static int find_spec(const char *spec, struct target *out, struct err *err)
@@ -164,6 +182,39 @@ static void tracepoints_that_are_nowhere_are_refused(void **state)
     refuses_spec("usdt:/bin/true:a:b", "has no static tracepoints");
     refuses_spec("usdt:/etc/passwd:a:b", "not an ELF file");
     refuses_spec("usdt:/dev/null:a:b", "not an ELF file");
+}
+
+/* A stripped copy: what an address is in, its unwinding table says. */
+static void an_address_in_stripped_code_is_checked(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/freezepoint-unit-XXXXXX", command[128], spec[128];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(command, sizeof(command), "strip -o %s /proc/$PPID/exe", path);
+    assert_int_equal(system(command), 0);
+    struct target named, target;
+    struct err err;
+    assert_int_equal(find("target_test_function", &named, &err), 0);
+    assert_false(named.unsure);
+    uint64_t address = (uintptr_t)target_test_function - load_address();
+    snprintf(spec, sizeof(spec), "probe:%s:0x%" PRIx64, path, address);
+    assert_int_equal(find_spec(spec, &target, &err), 0);
+    assert_false(target.unsure);
+    assert_int_equal(target.byte, named.byte);
+    const uint8_t *code = (const uint8_t *)(uintptr_t)target_test_function;
+    size_t first = instruction_length(code, 16);
+    assert_true(first > 0);
+    snprintf(spec, sizeof(spec), "probe:%s:0x%" PRIx64 "+%zu", path, address, first);
+    assert_int_equal(find_spec(spec, &target, &err), 0);
+    assert_false(target.unsure);
+    size_t at = 0;
+    while (instruction_length(code + at, 16) < 2)
+        at += instruction_length(code + at, 16);
+    snprintf(spec, sizeof(spec), "probe:%s:0x%" PRIx64 "+%zu", path, address, at + 1);
+    refuses_spec(spec, "no instruction begins there");
+    unlink(path);
 }
 
 static void write_copy(const char *program, const char *to)
@@ -267,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_symbol_is_found_in_the_file),
         cmocka_unit_test(a_function_is_found_by_its_demangled_name),
         cmocka_unit_test(tracepoints_that_are_nowhere_are_refused),
+        cmocka_unit_test(an_address_in_stripped_code_is_checked),
         cmocka_unit_test(separate_debug_files_are_found),
         cmocka_unit_test(what_is_not_there_is_refused_with_what_is),
         cmocka_unit_test(near_names_come_best_first),
