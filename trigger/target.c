@@ -171,7 +171,7 @@ static int find_all(const struct point *point, const struct elf_file *file, stru
 int target_find(const struct point *point, struct targets *out, struct err *err)
 {
     _cleanup_(elf_file_close) struct elf_file file = ELF_FILE_NONE;
-    struct stat about;
+    struct stat about = {0};
     int error = open_program(point, &file, &about, err);
     if (error)
         return error;

@@ -36,22 +36,23 @@ struct uprobes {
     size_t next, due_count, due_capacity;
 };
 
-static int make_room(struct uprobes *self, size_t more, struct err *err)
+static bool make_room(struct uprobes *self, size_t more)
 {
     size_t count = self->target_count + more;
     struct trigger_point *targets = reallocarray(self->targets, count, sizeof(*targets));
     self->targets = targets ? targets : self->targets;
     struct target *places = reallocarray(self->places, count, sizeof(*places));
     self->places = places ? places : self->places;
-    return targets && places ? 0 : err_set(err, ENOMEM, "probes");
+    return targets && places;
 }
 
 static int add_places(struct uprobes *self, size_t rule, const struct targets *found,
                       struct err *err)
 {
     const struct supervised_point *given = &self->points[rule];
-    int error = make_room(self, found->count, err);
-    for (size_t i = 0; i < found->count && !error; i++) {
+    if (!make_room(self, found->count))
+        return err_set(err, ENOMEM, "probes");
+    for (size_t i = 0; i < found->count; i++) {
         self->places[self->target_count] = found->list[i];
         self->targets[self->target_count++] = (struct trigger_point){
             .path = given->library,
@@ -60,7 +61,7 @@ static int add_places(struct uprobes *self, size_t rule, const struct targets *f
             .rule = (uint32_t)rule,
             .count = {.hits = given->hits, .first = given->first, .every = given->every}};
     }
-    return error;
+    return 0;
 }
 
 static int add_point(struct uprobes *self, size_t rule, struct err *err)
