@@ -112,14 +112,22 @@ static int check_library(const char *spec, const char *colon, struct err *err)
     return 0;
 }
 
-static int parse_function(const char *spec, const char *name, size_t length, struct err *err)
+/* Of C, or any language's demangled name. */
+static bool is_symbol_character(char c, bool first)
+{
+    (void)first;
+    return (unsigned char)c >= ' ' && c != 0x7f;
+}
+
+static int check_name(const char *spec, const char *name, size_t length, size_t max,
+                      bool (*is_allowed)(char c, bool first), struct err *err)
 {
     if (length == 0)
         return refuse(spec, name, "the function's name is missing", err);
-    if (length >= FZ_NAME_MAX)
+    if (length >= max)
         return refuse(spec, name, "the function's name is too long", err);
     for (size_t i = 0; i < length; i++)
-        if (!is_name_character(name[i], i == 0))
+        if (!is_allowed(name[i], i == 0))
             return refuse(spec, name + i, "that cannot be in a function's name", err);
     return 0;
 }
@@ -149,24 +157,16 @@ static int parse_offset(const char *spec, const char *digits, const char *end, u
     return errno ? refuse(spec, digits, "the offset is too large", err) : 0;
 }
 
-/* Of C, or any language's demangled name. */
-static int check_name(const char *spec, const char *name, size_t length, struct err *err)
+static int check_symbol_name(const char *spec, const char *name, size_t length, struct err *err)
 {
-    if (length == 0)
-        return refuse(spec, name, "the function's name is missing", err);
-    if (length >= POINT_SYMBOL_MAX)
-        return refuse(spec, name, "the function's name is too long", err);
-    for (size_t i = 0; i < length; i++)
-        if ((unsigned char)name[i] < ' ' || name[i] == 0x7f)
-            return refuse(spec, name + i, "that cannot be in a function's name", err);
-    return 0;
+    return check_name(spec, name, length, POINT_SYMBOL_MAX, is_symbol_character, err);
 }
 
 /* An address stands for a name. */
 static int check_symbol(const char *spec, const char *name, size_t length, struct err *err)
 {
     if (length < 3 || name[0] != '0' || name[1] != 'x')
-        return check_name(spec, name, length, err);
+        return check_symbol_name(spec, name, length, err);
     uint64_t address;
     return parse_offset(spec, name, name + length, &address, err);
 }
@@ -270,9 +270,9 @@ static int parse_usdt(const char *spec, struct point *out, struct err *err)
     if (last == colon + 1)
         return refuse(spec, last, "the provider's name is missing", err);
     const char *name = last + 1, *hash = strchrnul(name, '#');
-    int error = check_name(spec, colon + 1, (size_t)(last - colon - 1), err);
+    int error = check_symbol_name(spec, colon + 1, (size_t)(last - colon - 1), err);
     if (!error)
-        error = check_name(spec, name, (size_t)(hash - name), err);
+        error = check_symbol_name(spec, name, (size_t)(hash - name), err);
     if (!error && *hash)
         error = parse_number(spec, hash + 1, &point.number, err);
     if (!error)
@@ -304,7 +304,7 @@ int point_parse(const char *spec, struct point *out, struct err *err)
     if (!error && colon && !strncmp(name, "return", 6) && name + 6 == end)
         error = refuse(spec, colon, "':return' is not had by this version of freezepoint", err);
     if (!error)
-        error = parse_function(spec, name, (size_t)(end - name), err);
+        error = check_name(spec, name, (size_t)(end - name), FZ_NAME_MAX, is_name_character, err);
     if (!error && hash)
         error = parse_number(spec, hash + 1, &point.number, err);
     if (!error)

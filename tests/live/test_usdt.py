@@ -142,7 +142,7 @@ def test_two_jobs(freezepoint):
     their memory."""
     other = f"{freezepoint.name}.2"
     neighbour = freezepoint.start(freezepoint.command(
-        "run", "--name", other, "--images", freezepoint.store, "--at", step(1500), "--", STEPS, 2000,
+        "run", "--name", other, "--images", freezepoint.store, "--at", step(2500), "--", STEPS, 3500,
         1000))
     wait_for(lambda: freezepoint.pids(other) and semaphore_of(freezepoint.pids(other)[0]) == 2,
              "the other job's probes")
@@ -157,7 +157,7 @@ def test_two_jobs(freezepoint):
     assert taken == ["40", "60", "80", "100"], done.stderr
     assert neighbour.running()
     assert neighbour.wait() == 0 and "checkpoint" in neighbour.err
-    assert freezepoint.inspect(other)["hit"]["hit"] == 1500
+    assert freezepoint.inspect(other)["hit"]["hit"] == 2500
     assert_image_is_clean(freezepoint.store / other / "1")
 
 
