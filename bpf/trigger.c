@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include <bpf/libbpf.h>
 
 #include "bpf/print.h"
+#include "bpf/uprobe_multi.h"
 #include "lib/fd.h"
 #include "trigger.skel.h"
 
@@ -22,7 +24,8 @@
 struct trigger {
     struct trigger_bpf *program;
     struct ring_buffer *ring;
-    pid_t holder; /* the process that has the probes set; 0: none */
+    bool is_multi; /* probes are set by uprobe_multi links */
+    pid_t holder;  /* the process that has the probes set; 0: none */
     int holder_fd;
     pid_t leaving; /* one before that, which is about to end; 0: none */
     void (*visit)(const struct mark *mark, void *context);
@@ -61,6 +64,9 @@ static int load(struct trigger *trigger, int group_fd, const struct trigger_poin
         return err_set(err, errno, "read the BPF program");
     trigger->program->rodata->group_id = about.st_ino;
     trigger->program->rodata->pid_namespace = (__u32) namespace.st_ino;
+    trigger->is_multi = uprobe_multi_is_there();
+    if (trigger->is_multi)
+        bpf_program__set_expected_attach_type(trigger->program->progs.hit, UPROBE_MULTI_ATTACH);
     int error = trigger_bpf__load(trigger->program);
     if (error)
         return err_set(err, -error, "load the BPF program");
@@ -99,6 +105,47 @@ static void keep_two(int a, int b)
     close_range((unsigned)high + 1, ~0U, 0);
 }
 
+static int set_one(const struct trigger *trigger, const struct trigger_point *point)
+{
+    LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = point->rule,
+                .ref_ctr_offset = (size_t)point->semaphore);
+    const struct bpf_link *link = bpf_program__attach_uprobe_opts(
+        trigger->program->progs.hit, -1, point->path, (size_t)point->offset, &options);
+    return link ? 0 : errno ? errno : EIO;
+}
+
+/* Those at the beginning that are of one file; their number is put into *count.  The
+ * link is the process's until it ends. */
+static int set_file(const struct trigger *trigger, const struct trigger_point *points,
+                    size_t *count)
+{
+    size_t same = 1;
+    while (same < *count && !strcmp(points[same].path, points[0].path))
+        same++;
+    *count = same;
+    struct uprobe_place *places = calloc(same, sizeof(*places));
+    if (!places)
+        return ENOMEM;
+    for (size_t i = 0; i < same; i++)
+        places[i] = (struct uprobe_place){points[i].offset, points[i].semaphore, points[i].rule};
+    int link = uprobe_multi_attach(bpf_program__fd(trigger->program->progs.hit), points[0].path,
+                                   places, same);
+    free(places);
+    return link < 0 ? -link : 0;
+}
+
+/* 0, or an errno. */
+static int set_all(const struct trigger *trigger, const struct trigger_point *points, size_t count)
+{
+    int errnum = 0;
+    for (size_t i = 0, set; i < count && !errnum; i += set) {
+        set = trigger->is_multi ? count - i : 1;
+        errnum =
+            trigger->is_multi ? set_file(trigger, &points[i], &set) : set_one(trigger, &points[i]);
+    }
+    return errnum;
+}
+
 /* The holder's whole life: sets the probes, tells how that went, and ends with them when
  * its socket is closed, or the supervisor has died. */
 static _Noreturn void hold(const struct trigger *trigger, const struct trigger_point *points,
@@ -112,12 +159,8 @@ static _Noreturn void hold(const struct trigger *trigger, const struct trigger_p
     keep_two(socket, bpf_program__fd(trigger->program->progs.hit));
     if (chdir("/") < 0)
         errnum = errno;
-    for (size_t i = 0; i < count && !errnum; i++) {
-        LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = points[i].rule);
-        if (!bpf_program__attach_uprobe_opts(trigger->program->progs.hit, -1, points[i].path,
-                                             (size_t)points[i].offset, &options))
-            errnum = errno ? errno : EIO;
-    }
+    if (!errnum)
+        errnum = set_all(trigger, points, count);
     if (write(socket, &errnum, sizeof(errnum)) == (ssize_t)sizeof(errnum))
         while (read(socket, &byte, 1) < 0 && errno == EINTR)
             ;
@@ -179,6 +222,13 @@ void trigger_detach(struct trigger *trigger)
     fd_close(&trigger->holder_fd);
     trigger->leaving = trigger->holder;
     trigger->holder = 0;
+}
+
+bool trigger_is_detached(struct trigger *trigger)
+{
+    if (trigger->leaving && waitpid(trigger->leaving, NULL, WNOHANG) != 0)
+        trigger->leaving = 0;
+    return !trigger->leaving;
 }
 
 void trigger_end(struct trigger *trigger)

@@ -27,6 +27,7 @@ struct trigger_count {
 
 #ifndef __FREEZEPOINT_BPF__
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,10 +36,13 @@ struct trigger_count {
 
 struct trigger;
 
+/* Several of one rule count as one. */
 struct trigger_point {
-    const char *path; /* an ELF file */
-    uint64_t offset;  /* in the file */
-    uint32_t rule;    /* below TRIGGER_MAX, one point each: what a mark says */
+    const char *path;   /* an ELF file; neighbours of one file are set together */
+    uint64_t offset;    /* in the file */
+    uint64_t semaphore; /* likewise: two bytes that the kernel counts up in each process while
+                         * the point is set; 0: none */
+    uint32_t rule;      /* below TRIGGER_MAX: what a mark says */
     struct trigger_count count;
 };
 
@@ -59,9 +63,12 @@ int trigger_attach(struct trigger *trigger, const struct trigger_point *points, 
                    struct err *err);
 
 /* Begins to take all away and returns at once: the breakpoints go in some 20 ms, but for
- * the kernel's own ends that takes another 100 (uprobe_unregister_sync()).  May be followed
- * by trigger_attach(). */
+ * the kernel's own ends that takes another 100 (uprobe_unregister_sync()), which may be
+ * waited for by trigger_attach() where the kernel has no uprobe_multi links. */
 void trigger_detach(struct trigger *trigger);
+
+/* Whether nothing of what trigger_detach() began to take away is left. */
+bool trigger_is_detached(struct trigger *trigger);
 
 /* For good, and returns when it is done: no process is stopped after that. */
 void trigger_end(struct trigger *trigger);

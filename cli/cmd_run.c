@@ -89,8 +89,13 @@ static int settle_probe(struct point *point, struct err *err)
         return err_usage(err, "--at '%s': '%s': %s", point->spec, point->library, strerror(errno));
     free(point->library);
     point->library = path;
-    struct target ignored;
-    return target_find(point, &ignored, err);
+    _cleanup_(targets_release) struct targets targets = {NULL};
+    int error = target_find(point, &targets, err);
+    if (!error && targets.list[0].unsure)
+        say("--at '%s': neither a symbol nor an unwinding table says what is there: the program "
+            "breaks if no instruction begins there",
+            point->spec);
+    return error;
 }
 
 static int parse_some(const struct run_options *options, bool probes, struct parsed_points *out,
@@ -365,8 +370,8 @@ static int run(void *context, const struct arguments *arguments, struct err *err
 
 static const struct option_spec options[] = {
     {"at", "POINT",
-     "checkpoint at this call: [LIBRARY:]FUNCTION[#N], main, or probe:PATH:SYMBOL[+OFFSET][#N]; "
-     "may be repeated",
+     "checkpoint at this call: [LIBRARY:]FUNCTION[#N], main, probe:PATH:SYMBOL[+OFFSET][#N], or "
+     "usdt:PATH:PROVIDER:NAME[#N]; may be repeated",
      NULL},
     {"name", "NAME", "name of the job and its images (default: the command's base name)", NULL},
     {"images", "DIR", "image store (default: $FREEZEPOINT_IMAGES or /var/lib/freezepoint)", NULL},
@@ -386,7 +391,8 @@ const struct command cmd_run = {
     .summary = "Run a program and checkpoint it at named function calls",
     .details =
         "Each --at point is checkpointed once, at its first or N-th call, and the program "
-        "goes on. A probe is of any instruction of any program, static ones too; its N counts "
+        "goes on. A probe is of any instruction of any program, static ones too, or of a static "
+        "tracepoint (usdt:), all places of its name together; its N counts "
         "the calls of all processes and threads of the job together, from the first "
         "start on and through restores. Where there is an image of that name, and the program, its "
         "libraries and "

@@ -32,7 +32,7 @@ void text_of_point(const Freezepoint__Point *point, char *text, size_t size)
         snprintf(text, size, "request");
         return;
     }
-    int length = (int)strcspn(point->spec, "#");
+    int length = (int)point_length_unnumbered(point->spec);
     snprintf(text, size, "%.*s#%" PRIu64, length, point->spec, point->hit);
 }
 

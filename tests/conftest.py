@@ -26,7 +26,11 @@ DEFAULT_LIMIT = 90  # seconds
 EXPECTED_SKIPS = {
     f"test_dump_under_a_tracer[{case}]": "tracefs is not mounted everywhere"
     for case in ("detached", "attached")
-}
+} | {
+    f"test_random_hits[{case}]": "its compiler is not installed for this"
+    for case in ("rust-work::work::State::step", "rust v0-<work::work::State>::step",
+                 "go-main.(*state).step")
+} | {"test_python": "not every python3 has tracepoints"}
 
 
 def pytest_configure(config):

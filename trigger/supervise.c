@@ -21,6 +21,7 @@
 #include "preload/abi.h"
 #include "trigger/checkpoint.h"
 #include "trigger/filter.h"
+#include "trigger/point.h"
 #include "trigger/published.h"
 #include "trigger/rearm.h"
 #include "trigger/signals.h"
@@ -159,13 +160,9 @@ static void finish_commit(struct supervisor *self)
     self->commit_fd = -1;
     uint64_t pause_ns = describe_pause(checkpoint->manifest);
     char where[300];
-    snprintf(where, sizeof(where), "%s#%" PRIu64, checkpoint->manifest->point->spec,
+    const char *spec = checkpoint->manifest->point->spec;
+    snprintf(where, sizeof(where), "%.*s#%" PRIu64, (int)point_length_unnumbered(spec), spec,
              checkpoint->manifest->point->hit);
-    char *hash = strchr(checkpoint->manifest->point->spec, '#');
-    if (hash)
-        snprintf(where, sizeof(where), "%.*s#%" PRIu64,
-                 (int)(hash - checkpoint->manifest->point->spec), checkpoint->manifest->point->spec,
-                 checkpoint->manifest->point->hit);
     uint64_t generation;
     struct err err;
     if (checkpoint_finish(checkpoint, &generation, &err)) {

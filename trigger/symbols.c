@@ -1,22 +1,16 @@
 #include "trigger/symbols.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <gelf.h>
 #include <libelf.h>
 #include <limits.h>
-#include <string.h>
 
 #include "lib/fd.h"
+#include "trigger/debug_file.h"
+#include "trigger/elf_file.h"
 
 #define VERSION_HIDDEN 0x8000
 #define VERSION_INDEX  0x7fff
-
-static void end_elf(Elf **elf)
-{
-    if (*elf)
-        elf_end(*elf);
-}
 
 struct tables {
     Elf *elf;
@@ -102,31 +96,16 @@ static bool visit_one(const struct tables *tables, size_t number, bool with_vers
     return visit(&symbol, context);
 }
 
-/* The descriptor must stay open as long as *out. */
-static int open_elf(const char *path, int *fd, Elf **out, struct err *err)
-{
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0)
-        return err_set(err, errno, "open '%s'", path);
-    if (elf_version(EV_CURRENT) == EV_NONE)
-        return err_lack(err, "libelf is older than the headers that it was built with");
-    *out = elf_begin(*fd, ELF_C_READ_MMAP, NULL);
-    if (!*out || elf_kind(*out) != ELF_K_ELF)
-        return err_text(err, ENOEXEC, "'%s' is not an ELF file", path);
-    return 0;
-}
-
 static int visit_table(const char *path, unsigned int symbol_type,
                        bool (*visit)(const struct symbol *, void *), void *context, struct err *err)
 {
-    _cleanup_close_ int fd = -1;
-    _cleanup_(end_elf) Elf *elf = NULL;
-    int error = open_elf(path, &fd, &elf, err);
+    _cleanup_(elf_file_close) struct elf_file file = ELF_FILE_NONE;
+    int error = elf_file_open(path, &file, err);
     if (error)
         return error;
     struct tables tables;
-    find_tables(elf, symbol_type, &tables);
-    for (size_t i = 1; tables.symbols && i < tables.count; i++)
+    find_tables(file.elf, symbol_type, &tables);
+    for (size_t i = 1; tables.symbols && i < tables.count && i < INT_MAX; i++)
         if (!visit_one(&tables, i, symbol_type == SHT_DYNSYM, visit, context))
             break;
     return 0;
@@ -144,23 +123,15 @@ int symbols_visit_static(const char *path, bool (*visit)(const struct symbol *, 
     return visit_table(path, SHT_SYMTAB, visit, context, err);
 }
 
-int symbols_find_code(const char *path, uint64_t address, uint64_t *offset, struct err *err)
+int symbols_visit_all(const char *path, bool (*visit)(const struct symbol *, void *), void *context,
+                      struct err *err)
 {
-    _cleanup_close_ int fd = -1;
-    _cleanup_(end_elf) Elf *elf = NULL;
-    int error = open_elf(path, &fd, &elf, err);
-    if (error)
-        return error;
-    size_t count = 0;
-    elf_getphdrnum(elf, &count);
-    for (size_t i = 0; i < count && i < INT_MAX; i++) {
-        GElf_Phdr segment;
-        if (!gelf_getphdr(elf, (int)i, &segment) || segment.p_type != PT_LOAD ||
-            !(segment.p_flags & PF_X) || address < segment.p_vaddr ||
-            address - segment.p_vaddr >= segment.p_filesz)
-            continue;
-        *offset = segment.p_offset + (address - segment.p_vaddr);
-        return 0;
-    }
-    return err_text(err, ENOENT, "'%s' has no code at 0x%llx", path, (unsigned long long)address);
+    char debug[PATH_MAX];
+    int error = symbols_visit_static(path, visit, context, err);
+    if (!error)
+        error = symbols_visit_dynamic(path, visit, context, err);
+    struct err ignored;
+    if (!error && debug_file_find(path, debug))
+        symbols_visit_static(debug, visit, context, &ignored);
+    return error;
 }

@@ -1,7 +1,5 @@
 /*
- * The dynamic symbols of an ELF file, read with libelf (elfutils: packaged
- * everywhere, LGPL/GPL, the reader that perf and systemtap use).  Files are
- * outside input: libelf checks their bounds.
+ * The symbols of an ELF file (trigger/elf_file.h).
  */
 #ifndef FREEZEPOINT_SYMBOLS_H
 #define FREEZEPOINT_SYMBOLS_H
@@ -31,8 +29,9 @@ int symbols_visit_dynamic(const char *path, bool (*visit)(const struct symbol *,
 int symbols_visit_static(const char *path, bool (*visit)(const struct symbol *, void *),
                          void *context, struct err *err);
 
-/* Where the code at `address`, as symbols count, is in the file.  -ENOENT
- * where there is no code. */
-int symbols_find_code(const char *path, uint64_t address, uint64_t *offset, struct err *err);
+/* Those of .symtab, .dynsym and .symtab of the separate debug file, where there is one;
+ * many are visited more than once.  `visit` ends only the table that it is at. */
+int symbols_visit_all(const char *path, bool (*visit)(const struct symbol *, void *), void *context,
+                      struct err *err);
 
 #endif

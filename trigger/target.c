@@ -1,139 +1,71 @@
 #include "trigger/target.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
+#include "trigger/elf_file.h"
+#include "trigger/frame_table.h"
 #include "trigger/instruction.h"
-#include "trigger/similar.h"
-#include "trigger/symbols.h"
+#include "trigger/symbol_search.h"
+#include "trigger/usdt.h"
 
-#define PLACES_MAX      8
 #define INSTRUCTION_MAX 16
 #define FUNCTION_MAX    (16 << 20)
+#define NOP             0x90
 
-/* Functions of one name: static ones of several source files may have it. */
-struct search {
-    const char *name;
-    struct place {
-        uint64_t value, size;
-        bool is_resolver;
-    } places[PLACES_MAX];
-    size_t count;
-    bool is_data;
-    struct similar similar;
-};
-
-static bool consider(const struct symbol *symbol, void *context)
+static int open_program(const struct point *point, struct elf_file *out, struct stat *about,
+                        struct err *err)
 {
-    struct search *search = context;
-    if (!symbol->is_defined)
-        return true;
-    if (strcmp(symbol->name, search->name) != 0) {
-        if (symbol->is_function)
-            similar_consider(&search->similar, symbol->name);
-        return true;
-    }
-    search->is_data |= !symbol->is_function;
-    for (size_t i = 0; i < search->count; i++)
-        if (search->places[i].value == symbol->value)
-            return true;
-    if (symbol->is_function && search->count < PLACES_MAX)
-        search->places[search->count++] =
-            (struct place){symbol->value, symbol->size, symbol->is_resolver};
-    return true;
-}
-
-static int refuse_unknown(const struct point *point, const struct search *search, struct err *err)
-{
-    char names[SIMILAR_MAX * 140];
-    if (search->is_data)
-        return err_usage(err, "--at '%s': '%s' is data of '%s', not a function", point->spec,
-                         point->function, point->library);
-    similar_text(&search->similar, names, sizeof(names));
-    return err_usage(err, "--at '%s': '%s' has no symbol '%s'%s%s%s", point->spec, point->library,
-                     point->function, names[0] ? "; did you mean " : "", names,
-                     names[0] ? "?" : "; a stripped program's code is given by its address, 0x...");
-}
-
-static int refuse_ambiguous(const struct point *point, const struct search *search, struct err *err)
-{
-    char places[PLACES_MAX * 24] = "";
-    size_t length = 0;
-    for (size_t i = 0; i < search->count; i++)
-        length += (size_t)snprintf(places + length, sizeof(places) - length, "%s0x%llx",
-                                   i ? ", " : "", (unsigned long long)search->places[i].value);
-    return err_usage(err,
-                     "--at '%s': '%s' has %zu functions '%s', at %s: give one of these in the "
-                     "name's place",
-                     point->spec, point->library, search->count, point->function, places);
-}
-
-static int judge(const struct point *point, const struct search *search, struct err *err)
-{
-    const struct place *place = &search->places[0];
-    if (search->count == 0)
-        return refuse_unknown(point, search, err);
-    if (search->count > 1)
-        return refuse_ambiguous(point, search, err);
-    if (place->is_resolver)
-        return err_usage(err,
-                         "--at '%s': which code '%s' is, is chosen when the program starts "
-                         "(an indirect function): name the variant, see 'nm %s'",
-                         point->spec, point->function, point->library);
-    if (place->size && point->offset >= place->size)
-        return err_usage(err, "--at '%s': '%s' is %llu bytes long", point->spec, point->function,
-                         (unsigned long long)place->size);
-    return 0;
-}
-
-struct covering {
-    uint64_t address, start;
-};
-
-static bool consider_covering(const struct symbol *symbol, void *context)
-{
-    struct covering *covering = context;
-    bool covers = symbol->is_defined && symbol->is_function && symbol->value <= covering->address &&
-                  covering->address - symbol->value < symbol->size;
-    if (covers)
-        covering->start = symbol->value;
-    return !covers;
-}
-
-/* *start gets the function that an address is in; itself where that is not known. */
-static int find_covering(const char *path, uint64_t address, uint64_t *start, struct err *err)
-{
-    struct covering covering = {.address = address, .start = address};
-    int error = symbols_visit_static(path, consider_covering, &covering, err);
-    if (!error && covering.start == address)
-        error = symbols_visit_dynamic(path, consider_covering, &covering, err);
-    *start = covering.start;
+    int error = elf_file_open(point->library, out, err);
+    if (error)
+        return err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text));
+    GElf_Ehdr header;
+    if (!gelf_getehdr(out->elf, &header) || header.e_machine != EM_X86_64 ||
+        header.e_ident[EI_CLASS] != ELFCLASS64)
+        error = err_usage(err, "--at '%s': '%s' is not for x86_64", point->spec, point->library);
+    else if (fstat(out->fd, about) < 0)
+        error = err_set(err, errno, "stat '%s'", point->library);
+    if (error)
+        elf_file_close(out);
     return error;
 }
 
-static int find_address(const struct point *point, uint64_t *address, uint64_t *start,
-                        struct err *err)
+static int find_code(const struct point *point, const struct elf_file *file, uint64_t address,
+                     uint64_t *offset, struct err *err)
+{
+    if (elf_file_find(file, address, PF_X, offset) == 0)
+        return 0;
+    return err_usage(err, "--at '%s': '%s' has no code at 0x%llx", point->spec, point->library,
+                     (unsigned long long)address);
+}
+
+/* Where nothing says what an address is in, it is taken for a beginning. */
+static int find_start(const struct point *point, const struct elf_file *file, uint64_t address,
+                      uint64_t *start, bool *unsure, struct err *err)
+{
+    bool found = false;
+    int error = symbol_search_covering(point->library, address, start, &found, err);
+    if (error)
+        return err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text));
+    *unsure = !found && !frame_table_find(file, address, start);
+    if (*unsure)
+        *start = address;
+    return 0;
+}
+
+static int find_address(const struct point *point, const struct elf_file *file, uint64_t *address,
+                        uint64_t *start, bool *unsure, struct err *err)
 {
     if (!strncmp(point->function, "0x", 2)) {
         *address = strtoull(point->function, NULL, 16) + point->offset;
-        int error = find_covering(point->library, *address, start, err);
-        return error ? err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text)) : 0;
+        return find_start(point, file, *address, start, unsure, err);
     }
-    struct search search = {.name = point->function, .similar.wanted = point->function};
-    int error = symbols_visit_static(point->library, consider, &search, err);
-    if (!error)
-        error = symbols_visit_dynamic(point->library, consider, &search, err);
-    if (error)
-        return err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text));
-    error = judge(point, &search, err);
-    *start = search.places[0].value;
+    int error = symbol_search(point, start, err);
     *address = *start + point->offset;
     return error;
 }
@@ -160,37 +92,104 @@ static int check_code(const struct point *point, const uint8_t *code, size_t siz
     return 0;
 }
 
-static int check_instruction(const struct point *point, uint64_t start, uint64_t offset,
-                             struct target *out, struct err *err)
+/* From the function's start on. */
+static int check_instruction(const struct point *point, const struct elf_file *file, uint64_t start,
+                             struct target *target, struct err *err)
 {
-    uint64_t before = offset - start;
+    uint64_t before = target->offset - start;
     size_t size = before + INSTRUCTION_MAX;
-    if (start > offset || before > FUNCTION_MAX)
+    if (start > target->offset || before > FUNCTION_MAX)
         return err_usage(err, "--at '%s': the offset is too large", point->spec);
     _cleanup_free_ uint8_t *code = malloc(size);
-    _cleanup_close_ int fd = open(point->library, O_RDONLY | O_CLOEXEC);
-    if (!code || fd < 0)
-        return err_set(err, code ? errno : ENOMEM, "open '%s'", point->library);
-    ssize_t n = pread(fd, code, size, (off_t)start);
+    if (!code)
+        return err_set(err, ENOMEM, "--at");
+    ssize_t n = pread(file->fd, code, size, (off_t)start);
     if (n < 0 || (size_t)n <= before)
         return err_set(err, n < 0 ? errno : EIO, "read '%s'", point->library);
-    struct stat about;
-    if (fstat(fd, &about) < 0)
-        return err_set(err, errno, "stat '%s'", point->library);
-    *out = (struct target){.offset = offset, .inode = about.st_ino, .byte = code[before]};
+    target->byte = code[before];
     return check_code(point, code, (size_t)n, before, err);
 }
 
-int target_find(const struct point *point, struct target *out, struct err *err)
+static int find_function(const struct point *point, const struct elf_file *file,
+                         struct target *target, struct err *err)
 {
-    uint64_t address = 0, start = 0, offset = 0, start_offset = 0;
-    int error = find_address(point, &address, &start, err);
+    uint64_t address = 0, start = 0, start_offset = 0;
+    int error = find_address(point, file, &address, &start, &target->unsure, err);
+    if (!error)
+        error = find_code(point, file, address, &target->offset, err);
+    if (!error)
+        error = find_code(point, file, start, &start_offset, err);
+    return error ? error : check_instruction(point, file, start_offset, target, err);
+}
+
+/* Every tracepoint is a no-op: what a wrong note leads to may be the middle of an
+ * instruction, or of data. */
+static int find_site(const struct point *point, const struct elf_file *file,
+                     const struct usdt_site *site, struct target *target, struct err *err)
+{
+    int error = find_code(point, file, site->address, &target->offset, err);
     if (error)
         return error;
-    error = symbols_find_code(point->library, address, &offset, err);
-    if (!error)
-        error = symbols_find_code(point->library, start, &start_offset, err);
+    if (pread(file->fd, &target->byte, 1, (off_t)target->offset) != 1)
+        return err_set(err, errno ? errno : EIO, "read '%s'", point->library);
+    if (target->byte != NOP)
+        return err_usage(err,
+                         "--at '%s': no one-byte no-op is at 0x%llx, where the file says that the "
+                         "tracepoint is",
+                         point->spec, (unsigned long long)site->address);
+    if (site->semaphore && elf_file_find(file, site->semaphore, PF_W, &target->semaphore) < 0)
+        return err_usage(err, "--at '%s': the tracepoint's counter at 0x%llx is not in the file",
+                         point->spec, (unsigned long long)site->semaphore);
+    return 0;
+}
+
+static int find_sites(const struct point *point, const struct elf_file *file,
+                      const struct usdt_sites *sites, struct targets *out, struct err *err)
+{
+    out->list = calloc(sites->count, sizeof(*out->list));
+    if (!out->list)
+        return err_set(err, ENOMEM, "--at");
+    int error = 0;
+    for (; out->count < sites->count && !error; out->count++)
+        error = find_site(point, file, &sites->list[out->count], &out->list[out->count], err);
+    return error;
+}
+
+static int find_all(const struct point *point, const struct elf_file *file, struct targets *out,
+                    struct err *err)
+{
+    if (point->provider) {
+        _cleanup_(usdt_sites_release) struct usdt_sites sites = {NULL};
+        int error = usdt_find(point, &sites, err);
+        return error ? error : find_sites(point, file, &sites, out, err);
+    }
+    out->list = calloc(1, sizeof(*out->list));
+    out->count = 1;
+    return out->list ? find_function(point, file, out->list, err) : err_set(err, ENOMEM, "--at");
+}
+
+int target_find(const struct point *point, struct targets *out, struct err *err)
+{
+    _cleanup_(elf_file_close) struct elf_file file = ELF_FILE_NONE;
+    struct stat about = {0};
+    int error = open_program(point, &file, &about, err);
     if (error)
-        return err_usage(err, "--at '%s': %s", point->spec, strdupa(err->text));
-    return check_instruction(point, start_offset, offset, out, err);
+        return error;
+    struct targets found = {NULL};
+    error = find_all(point, &file, &found, err);
+    for (size_t i = 0; i < found.count && !error; i++) {
+        found.list[i].device = about.st_dev;
+        found.list[i].inode = about.st_ino;
+    }
+    if (error)
+        targets_release(&found);
+    else
+        *out = found;
+    return error;
+}
+
+void targets_release(struct targets *targets)
+{
+    free(targets->list);
+    *targets = (struct targets){NULL};
 }

@@ -26,15 +26,45 @@ _Static_assert(TRIGGER_MAX == FZ_RULE_MAX, "each point has its count");
 struct uprobes {
     struct trigger *trigger;
     struct supervised_point *points;
-    struct trigger_point targets[TRIGGER_MAX];
-    struct target places[TRIGGER_MAX]; /* likewise */
+    /* Each instruction where one is set, as the BPF side and as this one has it. */
+    struct trigger_point *targets;
+    struct target *places;
     size_t target_count;
+    bool others_lifted; /* another's breakpoints are out of the text as well */
     /* Due hits: taken up to `next`.  Their processes are stopped from the first on. */
     struct mark *due;
     size_t next, due_count, due_capacity;
 };
 
-static int add_target(struct uprobes *self, size_t rule, struct err *err)
+static bool make_room(struct uprobes *self, size_t more)
+{
+    size_t count = self->target_count + more;
+    struct trigger_point *targets = reallocarray(self->targets, count, sizeof(*targets));
+    self->targets = targets ? targets : self->targets;
+    struct target *places = reallocarray(self->places, count, sizeof(*places));
+    self->places = places ? places : self->places;
+    return targets && places;
+}
+
+static int add_places(struct uprobes *self, size_t rule, const struct targets *found,
+                      struct err *err)
+{
+    const struct supervised_point *given = &self->points[rule];
+    if (!make_room(self, found->count))
+        return err_set(err, ENOMEM, "probes");
+    for (size_t i = 0; i < found->count; i++) {
+        self->places[self->target_count] = found->list[i];
+        self->targets[self->target_count++] = (struct trigger_point){
+            .path = given->library,
+            .offset = found->list[i].offset,
+            .semaphore = found->list[i].semaphore,
+            .rule = (uint32_t)rule,
+            .count = {.hits = given->hits, .first = given->first, .every = given->every}};
+    }
+    return 0;
+}
+
+static int add_point(struct uprobes *self, size_t rule, struct err *err)
 {
     const struct supervised_point *given = &self->points[rule];
     struct point point;
@@ -43,17 +73,10 @@ static int add_target(struct uprobes *self, size_t rule, struct err *err)
         return error;
     free(point.library);
     point.library = strdup(given->library);
-    struct target *place = &self->places[self->target_count];
-    error = point.library ? target_find(&point, place, err) : err_set(err, ENOMEM, "probe");
+    _cleanup_(targets_release) struct targets found = {NULL};
+    error = point.library ? target_find(&point, &found, err) : err_set(err, ENOMEM, "probe");
     point_release(&point);
-    if (error)
-        return error;
-    self->targets[self->target_count++] = (struct trigger_point){
-        .path = given->library,
-        .offset = place->offset,
-        .rule = (uint32_t)rule,
-        .count = {.hits = given->hits, .first = given->first, .every = given->every}};
-    return 0;
+    return error ? error : add_places(self, rule, &found, err);
 }
 
 static int start(struct uprobes *self, int group_fd, struct err *err)
@@ -63,7 +86,10 @@ static int start(struct uprobes *self, int group_fd, struct err *err)
         err->kind = ERR_LACK;
         return err_wrap(err, "probes need BPF");
     }
-    return uprobes_set(self, err);
+    error = uprobes_set(self, err);
+    if (!error)
+        text_settle_semaphores(group_fd, self->places, self->target_count);
+    return error;
 }
 
 int uprobes_start(int group_fd, struct supervised_point *points, size_t count, struct uprobes **out,
@@ -76,7 +102,7 @@ int uprobes_start(int group_fd, struct supervised_point *points, size_t count, s
     int error = 0;
     for (size_t i = 0; i < count && i < TRIGGER_MAX && !error; i++)
         if (point_is_probe(points[i].spec) && !points[i].done)
-            error = add_target(self, i, err);
+            error = add_point(self, i, err);
     if (!error && self->target_count)
         error = start(self, group_fd, err);
     if (error || !self->target_count)
@@ -186,19 +212,36 @@ int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err
     return cgroup_wait_frozen(job->job->group.fd, true, FROZEN_TIMEOUT_MS, err);
 }
 
-int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job, struct err *err)
+static bool ours_are_gone(void *context)
 {
-    return text_await_clean(job->job->group.fd, self->places, self->target_count, LIFT_TIMEOUT_MS,
-                            err);
+    const struct uprobes *self = context;
+    return trigger_is_detached(self->trigger);
+}
+
+int uprobes_await_lifted(struct uprobes *self, const struct supervision *job, struct err *err)
+{
+    const struct text_wait wait = {.group_fd = job->job->group.fd,
+                                   .targets = self->places,
+                                   .count = self->target_count,
+                                   .timeout_ms = LIFT_TIMEOUT_MS,
+                                   .ours_are_gone = ours_are_gone,
+                                   .context = self};
+    bool others = false;
+    int error = text_await_clean(&wait, &others, err);
+    self->others_lifted |= others;
+    return error;
 }
 
 int uprobes_set(struct uprobes *self, struct err *err)
 {
-    struct trigger_point wanted[TRIGGER_MAX];
+    _cleanup_free_ struct trigger_point *wanted = calloc(self->target_count, sizeof(*wanted));
+    if (!wanted)
+        return err_set(err, ENOMEM, "probes");
     size_t count = 0;
     for (size_t i = 0; i < self->target_count; i++)
-        if (!self->points[self->targets[i].rule].done)
+        if (!self->points[self->targets[i].rule].done || self->others_lifted)
             wanted[count++] = self->targets[i];
+    self->others_lifted = false;
     return trigger_attach(self->trigger, wanted, count, err);
 }
 
@@ -214,6 +257,8 @@ void uprobes_release(struct uprobes *self)
             log_warning("probe", "%" PRIu64 " due hits found no room", trigger_lost(self->trigger));
     }
     trigger_release(self->trigger);
+    free(self->targets);
+    free(self->places);
     free(self->due);
     free(self);
 }

@@ -46,11 +46,10 @@ void uprobes_go_on(struct uprobes *self);
  */
 int uprobes_lift(struct uprobes *self, const struct supervision *job, struct err *err);
 
-/* Waits until none is in the text any more: not before may it be dumped. */
-int uprobes_await_lifted(const struct uprobes *self, const struct supervision *job,
-                         struct err *err);
+/* Waits until none is in the text any more, others' neither: not before may it be dumped. */
+int uprobes_await_lifted(struct uprobes *self, const struct supervision *job, struct err *err);
 
-/* Sets them again, but for those that are done. */
+/* Sets them again, but for those that are done; and others' that were lifted too. */
 int uprobes_set(struct uprobes *self, struct err *err);
 
 /* Takes them away; what is stopped goes on.  Safe on NULL. */

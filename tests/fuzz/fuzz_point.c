@@ -15,7 +15,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (point_parse(spec, &point, &err) == 0) {
         const char *names[POINT_ALIAS_MAX + 2];
         point_names(point.function, names);
-        if (strcmp(names[0], point.function) || point.number == 0)
+        size_t length = point_length_unnumbered(spec);
+        if (strcmp(names[0], point.function) || point.number == 0 || length > size ||
+            (spec[length] && spec[length] != '#'))
             abort();
         point_release(&point);
     }
@@ -25,8 +27,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
 uint8_t *fuzz_seed(size_t index, size_t *size)
 {
-    static const char *const seeds[] = {"listen", "libc.so.6:epoll_wait#20", "main",
-                                        "a#18446744073709551615", "probe:/bin/ls:main+0x10#3"};
+    static const char *const seeds[] = {"listen",
+                                        "libc.so.6:epoll_wait#20",
+                                        "main",
+                                        "a#18446744073709551615",
+                                        "probe:/bin/ls:main+0x10#3",
+                                        "probe:a:n::operator+(int)+1#2",
+                                        "probe:a:f::{lambda()#1}#2",
+                                        "usdt:a:b:c#3"};
     if (index >= sizeof(seeds) / sizeof(seeds[0]))
         return NULL;
     *size = strlen(seeds[index]);

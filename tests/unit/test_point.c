@@ -77,6 +77,59 @@ static void probes_are_parsed(void **state)
     parses_probe("probe:x:f.isra.0#2", "x", "f.isra.0", 0, 2);
 }
 
+static void demangled_names_are_parsed(void **state)
+{
+    (void)state;
+    parses_probe("probe:x:ns::f#3", "x", "ns::f", 0, 3);
+    parses_probe("probe:./a:b::c:ns::T::f(int, char const*)+0x4#3", "./a:b::c",
+                 "ns::T::f(int, char const*)", 4, 3);
+    parses_probe("probe:x:main::{lambda(int)#1}::operator()(int) const", "x",
+                 "main::{lambda(int)#1}::operator()(int) const", 0, 1);
+    parses_probe("probe:x:m::{closure#0}#12", "x", "m::{closure#0}", 0, 12);
+    parses_probe("probe:x:T::operator+", "x", "T::operator+", 0, 1);
+    parses_probe("probe:x:T::operator+(T const&)+8", "x", "T::operator+(T const&)", 8, 1);
+    parses_probe("probe:x:T::operator++#2", "x", "T::operator++", 0, 2);
+    parses_probe("probe:x:T::operator+=+4", "x", "T::operator+=", 4, 1);
+    parses_probe("probe:x:main.(*T).step#2", "x", "main.(*T).step", 0, 2);
+    parses_probe("probe:x:<a::T as b::U>::f", "x", "<a::T as b::U>::f", 0, 1);
+}
+
+static void parses_tracepoint(const char *spec, const char *path, const char *provider,
+                              const char *name, uint64_t number)
+{
+    struct point point;
+    struct err err;
+    parses_probe(spec, path, name, 0, number);
+    assert_int_equal(point_parse(spec, &point, &err), 0);
+    assert_string_equal(point.provider, provider);
+    point_release(&point);
+}
+
+static void tracepoints_are_parsed(void **state)
+{
+    (void)state;
+    parses_tracepoint("usdt:/lib/libc.so.6:libc:setjmp", "/lib/libc.so.6", "libc", "setjmp", 1);
+    parses_tracepoint("usdt:./a:b#c:python:gc__start#7", "./a:b#c", "python", "gc__start", 7);
+}
+
+static void what_stands_before_a_number_is_found(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *spec;
+        size_t length;
+    } cases[] = {{"listen", 6},
+                 {"libc:listen#20", 11},
+                 {"probe:a#b:f#7", 11},
+                 {"probe:x:{closure#0}#7", 19},
+                 {"probe:x:f+0x10#7", 14},
+                 {"usdt:a#b:p:n#7", 12},
+                 {"probe:x", 7},
+                 {"", 0}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        assert_int_equal(point_length_unnumbered(cases[i].spec), cases[i].length);
+}
+
 static void bad_points_are_refused_with_their_column(void **state)
 {
     (void)state;
@@ -102,7 +155,15 @@ static void bad_points_are_refused_with_their_column(void **state)
     refuses("probe:/bin/ls:main+99999999999999999999", "column 20: the offset is too large");
     refuses("probe:/bin/ls:main#0", "column 20: calls are counted from 1");
     refuses("probe:/bin/ls:0xyz", "column 16: that is not part of a number");
-    refuses("probe:/bin/ls:a b", "column 16: that cannot be in a function's name");
+    refuses("probe:/bin/ls:a\tb", "column 16: that cannot be in a function's name");
+    refuses("probe:/bin/ls:ns::f#x", "column 21: a number is expected after '#'");
+    refuses("probe:a::b", "column 11: ':' and a symbol are expected");
+    refuses("usdt:/bin/ls", "column 13: ':', a provider, ':' and a name are expected");
+    refuses("usdt:/bin/ls:p", "column 15: ':', a provider, ':' and a name are expected");
+    refuses("usdt::p:n", "column 6: the path is missing");
+    refuses("usdt:/bin/ls::n", "column 14: the provider's name is missing");
+    refuses("usdt:/bin/ls:p:", "column 16: the function's name is missing");
+    refuses("usdt:/bin/ls:p:n#0", "column 18: calls are counted from 1");
     char lengthy[2 * FZ_NAME_MAX];
     memset(lengthy, 'a', sizeof(lengthy) - 1);
     lengthy[sizeof(lengthy) - 1] = '\0';
@@ -364,6 +425,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_points_are_parsed),
         cmocka_unit_test(probes_are_parsed),
+        cmocka_unit_test(demangled_names_are_parsed),
+        cmocka_unit_test(tracepoints_are_parsed),
+        cmocka_unit_test(what_stands_before_a_number_is_found),
         cmocka_unit_test(bad_points_are_refused_with_their_column),
         cmocka_unit_test(any_bytes_are_refused_or_parsed),
         cmocka_unit_test(aliases_begin_with_the_name_itself),
