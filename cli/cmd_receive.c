@@ -14,6 +14,7 @@
 #include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/fence.h"
+#include "lib/hook.h"
 #include "lib/log.h"
 #include "lib/moving.h"
 #include "lib/stream.h"
@@ -23,6 +24,7 @@
 struct receive_options {
     const char *images;
     const char *device;
+    const char *before_resume, *after_resume; /* commands, or NULL */
 };
 
 static int set(void *context, const char *name, const char *value, struct err *err)
@@ -33,6 +35,10 @@ static int set(void *context, const char *name, const char *value, struct err *e
         options->images = value;
     else if (!strcmp(name, "device"))
         options->device = value;
+    else if (!strcmp(name, "before-resume"))
+        options->before_resume = value;
+    else if (!strcmp(name, "after-resume"))
+        options->after_resume = value;
     return 0;
 }
 
@@ -224,6 +230,19 @@ static void drop_addresses(struct arrival *self)
     fence_end(&self->fence);
 }
 
+/* ---- hooks ---- */
+
+static int run_hook(const struct arrival *self, const char *name, const char *command,
+                    const char *runs, struct err *err)
+{
+    struct hook_facts facts = {.job = self->session.job.name,
+                               .side = "target",
+                               .runs = runs,
+                               .migration = self->moving.id,
+                               .addresses = self->moving.addresses};
+    return hook_run(name, command, &facts, NULL, NULL, err);
+}
+
 /* ---- the copy ---- */
 
 static int await_go(void *context, uint64_t restore_ns, struct err *err)
@@ -236,6 +255,8 @@ static int await_go(void *context, uint64_t restore_ns, struct err *err)
     ready.restore_ns = restore_ns;
     fault_point("receive:restored");
     int error = keeper_hold(&self->session.keeper, self->fence.to, err);
+    if (!error)
+        error = run_hook(self, "before-resume", self->options->before_resume, "nowhere", err);
     if (!error)
         error = stream_send(&self->stream, &ready, NULL, 0, err);
     if (!error)
@@ -270,6 +291,8 @@ static void report_running(void *context)
     keep_addresses(self);
     arrival_end(self->session.job.runtime_path);
     received_release(&self->received);
+    if (run_hook(self, "after-resume", self->options->after_resume, "here", &err))
+        say("%s", err.text);
     detached_log_line(&self->log, &self->session, line, sizeof(line));
     if (detach_report(&self->detach, self->log.fd, line, &err))
         say("%s", err.text);
@@ -375,6 +398,9 @@ static const struct option_spec options[] = {
      "where addresses that come along are brought up (default: the same "
      "name as there)",
      NULL},
+    {"before-resume", "COMMAND", "run when the copy is ready to run; where it fails, it does not",
+     NULL},
+    {"after-resume", "COMMAND", "run when it does", NULL},
     {0},
 };
 

@@ -36,7 +36,9 @@ static int send_chunk(struct sending *self, uint64_t offset, size_t size, struct
     self->sent->packed += size;
     self->done += size;
     const struct send_request *request = self->request;
-    return request->progress ? request->progress(request->context, self->done, err) : 0;
+    return request->progress
+               ? request->progress(request->context, self->done, self->sent->size, err)
+               : 0;
 }
 
 static int announce_file(struct sending *self, const char *path, uint64_t size, struct err *err)
@@ -118,14 +120,6 @@ static int open_image(const char *path, struct measure *measure, struct err *err
         return err_set(err, errno, "open '%s'", path);
     int error = image_files_walk(dirfd, add_size, measure, err);
     return error ? error : fd_steal(&dirfd);
-}
-
-int send_measure(const char *path, uint64_t *size, struct err *err)
-{
-    struct measure measure = {0};
-    _cleanup_close_ int dirfd = open_image(path, &measure, err);
-    *size = measure.size;
-    return dirfd < 0 ? dirfd : 0;
 }
 
 static int begin(struct sending *self, const struct measure *measure, struct err *err)

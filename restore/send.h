@@ -9,9 +9,9 @@
 #include "lib/err.h"
 #include "lib/stream.h"
 
-/* Called with how many bytes of the image are through, after each chunk.  Non-zero ends
+/* Called with how many of the image's bytes are through, after each chunk.  Non-zero ends
  * the sending with that error. */
-typedef int send_progress(void *context, uint64_t done, struct err *err);
+typedef int send_progress(void *context, uint64_t done, uint64_t total, struct err *err);
 
 struct send_request {
     const char *path; /* the image's directory, complete */
@@ -26,14 +26,11 @@ struct send_request {
 
 struct sent {
     uint64_t files, size; /* of the image; bytes */
-    uint64_t packed;      /* bytes of its contents as they were sent */
+    uint64_t packed;      /* of those, the bytes that were sent compressed */
 };
 
 /* The whole image; the other side has it when it answers. */
 int send_image(struct stream *stream, const struct send_request *request, struct sent *out,
                struct err *err);
-
-/* How much that will be, in bytes. */
-int send_measure(const char *path, uint64_t *size, struct err *err);
 
 #endif

@@ -84,6 +84,7 @@ struct search {
     char list[LIST_MAX];
     size_t others;
     bool of_provider;
+    char wanted[64];
 };
 
 static bool add_site(struct search *search, const struct usdt_site *site)
@@ -133,9 +134,9 @@ static bool list_one(const struct usdt_site *site, void *context)
 static int refuse_unknown(struct search *search, struct err *err)
 {
     const struct point *point = search->point;
-    char wanted[64], names[SIMILAR_MAX * 140];
-    snprintf(wanted, sizeof(wanted), "%s:%s", point->provider, point->function);
-    search->similar.wanted = wanted;
+    char names[SIMILAR_MAX * 140];
+    snprintf(search->wanted, sizeof(search->wanted), "%s:%s", point->provider, point->function);
+    search->similar.wanted = search->wanted;
     int error = usdt_visit(point->library, list_one, search, err);
     if (error)
         return error;
