@@ -94,7 +94,9 @@ static int put(struct stream *stream, const void *bytes, size_t size, struct err
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
+            uint64_t since_ns = proc_monotonic_ns();
             int error = await(stream->out, POLLOUT, stream->quiet_ms, "taken nothing", err);
+            stream->waited_ns += proc_monotonic_ns() - since_ns;
             if (error)
                 return error;
             continue;

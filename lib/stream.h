@@ -29,6 +29,7 @@
 
 #define STREAM_VERSION     1
 #define STREAM_CHUNK_MAX   (1U << 20)
+#define STREAM_CHUNK_USUAL (256U << 10)
 #define STREAM_MESSAGE_MAX (1U << 20)
 
 /* The two sides say ALIVE so often while they have nothing else to say. */
@@ -41,6 +42,7 @@ struct stream {
     int in, out;
     int quiet_ms;
     uint64_t sent, received; /* bytes */
+    uint64_t waited_ns;      /* for room at the other side */
     uint8_t *message;        /* of the last frame received */
     uint8_t *payload;        /* likewise, payload_size bytes; valid until the next */
     size_t payload_size;

@@ -47,8 +47,8 @@ int via_open(const char *command, struct via *out, struct err *err)
         via_close(&via);
         return err_set(err, errnum, "start '%s'", command);
     }
-    /* A link of more than a terminal's speed. */
-    fcntl(via.out, F_SETPIPE_SZ, 1 << 20);
+    /* More than one of the image's pieces. */
+    fcntl(via.out, F_SETPIPE_SZ, 512 << 10);
     *out = via;
     return 0;
 }

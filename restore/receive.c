@@ -11,6 +11,7 @@
 
 #include "lib/fd.h"
 #include "lib/image_files.h"
+#include "restore/pack.h"
 
 #define FILES_MAX  100000
 #define PLACES_MAX 100000
@@ -23,6 +24,8 @@ struct receiving {
     int fd;               /* the file being written; -1: none */
     uint64_t file_size, offset;
     char path[NAME_MAX];
+    uint8_t *buffer; /* STREAM_CHUNK_MAX bytes, for what came compressed */
+    void *unpacking; /* pack.h */
 };
 
 static void free_message(StreamMessage **message)
@@ -105,14 +108,22 @@ static int write_chunk(struct receiving *self, const Freezepoint__Stream__Chunk 
                        struct err *err)
 {
     const struct stream *stream = self->stream;
-    if (!chunk || self->fd < 0 || chunk->offset != self->offset ||
-        chunk->size != stream->payload_size || chunk->zstd ||
-        stream->payload_size > self->file_size - self->offset)
+    if (!chunk || self->fd < 0 || chunk->offset != self->offset || chunk->size == 0 ||
+        chunk->size > STREAM_CHUNK_MAX || chunk->size > self->file_size - self->offset ||
+        (!chunk->zstd && chunk->size != stream->payload_size))
         return odd(err, "a piece of a file out of order");
-    ssize_t n = fd_write_all(self->fd, stream->payload, stream->payload_size);
+    const uint8_t *bytes = stream->payload;
+    if (chunk->zstd) {
+        int error = pack_unpack(&self->unpacking, stream->payload, stream->payload_size,
+                                self->buffer, chunk->size, err);
+        if (error)
+            return error;
+        bytes = self->buffer;
+    }
+    ssize_t n = fd_write_all(self->fd, bytes, chunk->size);
     if (n < 0)
         return err_set(err, (int)-n, "write '%s/%s'", self->to->draft.path, self->path);
-    self->offset += stream->payload_size;
+    self->offset += chunk->size;
     return 0;
 }
 
@@ -191,10 +202,15 @@ int receive_image(struct stream *stream, const struct store *store, const char *
 {
     int error = image_draft_begin(store, name, &out->draft, err);
     struct receiving self = {.stream = stream, .to = out, .files = files, .size = size, .fd = -1};
+    self.buffer = malloc(STREAM_CHUNK_MAX);
+    if (!error && !self.buffer)
+        error = err_set(err, ENOMEM, "receive the image");
     error = error ? error : 1;
     while (error == 1)
         error = receive_one(&self, err);
     fd_close(&self.fd);
+    free(self.buffer);
+    pack_forget(self.unpacking);
     return error;
 }
 

@@ -10,6 +10,8 @@
 #include "lib/fd.h"
 #include "lib/image.h"
 #include "lib/image_files.h"
+#include "lib/proc.h"
+#include "restore/pack.h"
 
 struct sending {
     struct stream *stream;
@@ -17,6 +19,7 @@ struct sending {
     struct sent *sent;
     int dirfd;
     uint8_t *buffer;
+    struct pack pack;
     uint64_t done;
 };
 
@@ -30,10 +33,16 @@ static int send_chunk(struct sending *self, uint64_t offset, size_t size, struct
     message.chunk = &chunk;
     chunk.offset = offset;
     chunk.size = (uint32_t)size;
-    int error = stream_send(self->stream, &message, self->buffer, size, err);
+    uint64_t begun_ns = proc_monotonic_ns(), waited_ns = self->stream->waited_ns;
+    const void *bytes = self->buffer;
+    size_t packed = size;
+    chunk.zstd = pack_piece(&self->pack, self->buffer, size, &bytes, &packed);
+    int error = stream_send(self->stream, &message, bytes, packed, err);
     if (error)
         return error;
-    self->sent->packed += size;
+    pack_note(&self->pack, size, packed, proc_monotonic_ns() - begun_ns,
+              self->stream->waited_ns - waited_ns);
+    self->sent->packed += chunk.zstd ? size : 0;
     self->done += size;
     const struct send_request *request = self->request;
     return request->progress
@@ -59,7 +68,7 @@ static int send_contents(struct sending *self, int fd, uint64_t size, const char
 {
     for (uint64_t offset = 0; offset < size;) {
         uint64_t left = size - offset;
-        size_t wanted = left < STREAM_CHUNK_MAX ? (size_t)left : STREAM_CHUNK_MAX;
+        size_t wanted = left < STREAM_CHUNK_USUAL ? (size_t)left : STREAM_CHUNK_USUAL;
         ssize_t n = fd_read_all(fd, self->buffer, wanted);
         if (n != (ssize_t)wanted)
             return err_set(err, n < 0 ? (int)-n : EIO, "read '%s'", path);
@@ -153,8 +162,13 @@ int send_image(struct stream *stream, const struct send_request *request, struct
         return err_set(err, ENOMEM, "send the image");
     struct sending self = {
         .stream = stream, .request = request, .sent = out, .dirfd = dirfd, .buffer = buffer};
-    int error = begin(&self, &measure, err);
+    int error = pack_open(&self.pack, STREAM_CHUNK_USUAL, err);
+    if (!error)
+        error = begin(&self, &measure, err);
     if (!error)
         error = image_files_walk(dirfd, send_file, &self, err);
-    return error ? error : send_manifest(&self, err);
+    if (!error)
+        error = send_manifest(&self, err);
+    pack_close(&self.pack);
+    return error;
 }
