@@ -9,14 +9,20 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "bpf/multi.h"
 #include "bpf/print.h"
+#include "lib/fd.h"
 #include "points.skel.h"
 
 struct points {
     struct points_bpf *program;
     struct ring_buffer *ring;
+    bool in_one; /* bpf/multi.h */
+    /* Of single probes, or of many in one. */
     struct bpf_link **probes;
     size_t probe_count;
+    int *links;
+    size_t link_count;
     uint32_t cpu_count;
     void (*visit)(const struct points_event *event, void *context);
     void *context;
@@ -88,6 +94,10 @@ static int load(struct points *points, const struct scope *scope, struct err *er
     constants->cpu_count = points->cpu_count;
     for (size_t i = 0; i < WAITS; i++)
         *(bool *)&constants->may_wait[waits[i].call] = true;
+    points->in_one = multi_is_supported();
+    if (points->in_one)
+        bpf_program__set_expected_attach_type(points->program->progs.called,
+                                              (enum bpf_attach_type)MULTI_ATTACH_TYPE);
     int error = points_bpf__load(points->program);
     if (error)
         return lack(err, -error, "load the BPF program");
@@ -127,23 +137,54 @@ static uint64_t cookie_of(const struct points_entry *entry)
     return (uint64_t)entry->function << 56 | (pages & 0xffffff) << 32 | (uint32_t)entry->address;
 }
 
-int points_attach(struct points *points, pid_t pid, const char *library,
-                  const struct points_entry *entries, size_t count, struct err *err)
+static int attach_singly(struct points *points, pid_t pid, const char *library,
+                         const struct points_entry *entries, size_t count)
 {
     struct bpf_link **larger =
         reallocarray(points->probes, points->probe_count + count, sizeof(struct bpf_link *));
     if (!larger)
-        return err_set(err, ENOMEM, "probes");
+        return -ENOMEM;
     points->probes = larger;
     for (size_t i = 0; i < count; i++) {
         LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = cookie_of(&entries[i]));
         struct bpf_link *link = bpf_program__attach_uprobe_opts(
             points->program->progs.called, pid, library, entries[i].offset, &options);
         if (!link)
-            return err_set(err, errno, "probe '%s' in process %d", library, pid);
+            return -errno;
         points->probes[points->probe_count++] = link;
     }
     return 0;
+}
+
+static int attach_in_one(struct points *points, pid_t pid, const char *library,
+                         const struct points_entry *entries, size_t count)
+{
+    int *larger = reallocarray(points->links, points->link_count + 1, sizeof(int));
+    if (!larger)
+        return -ENOMEM;
+    points->links = larger;
+    _cleanup_free_ uint64_t *offsets = calloc(count, sizeof(uint64_t));
+    _cleanup_free_ uint64_t *cookies = calloc(count, sizeof(uint64_t));
+    if (!offsets || !cookies)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        offsets[i] = entries[i].offset;
+        cookies[i] = cookie_of(&entries[i]);
+    }
+    int link = multi_attach(bpf_program__fd(points->program->progs.called), pid, library, offsets,
+                            cookies, count);
+    if (link < 0)
+        return link;
+    points->links[points->link_count++] = link;
+    return 0;
+}
+
+int points_attach(struct points *points, pid_t pid, const char *library,
+                  const struct points_entry *entries, size_t count, struct err *err)
+{
+    int error = points->in_one ? attach_in_one(points, pid, library, entries, count)
+                               : attach_singly(points, pid, library, entries, count);
+    return error ? err_set(err, -error, "probe '%s' in process %d", library, pid) : 0;
 }
 
 /* The kernel waits some 100 ms at each, and lets no other go meanwhile. */
@@ -151,7 +192,9 @@ void points_detach(struct points *points)
 {
     for (size_t i = 0; i < points->probe_count; i++)
         bpf_link__destroy(points->probes[i]);
-    points->probe_count = 0;
+    for (size_t i = 0; i < points->link_count; i++)
+        fd_close(&points->links[i]);
+    points->probe_count = points->link_count = 0;
 }
 
 int points_fd(const struct points *points)
@@ -241,6 +284,7 @@ void points_release(struct points *points)
         return;
     points_detach(points);
     free(points->probes);
+    free(points->links);
     ring_buffer__free(points->ring);
     points_bpf__destroy(points->program);
     free(points);
