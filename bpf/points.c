@@ -24,8 +24,7 @@ struct points {
     int *links;
     size_t link_count;
     uint32_t cpu_count;
-    void (*visit)(const struct points_event *event, void *context);
-    void *context;
+    const struct points_visitor *visitor; /* while it is told */
 };
 
 static const struct {
@@ -68,12 +67,41 @@ const char *points_wait_name(uint32_t call)
     return NULL;
 }
 
-static int take_one(void *context, void *data, size_t size)
+static int take_event(void *context, void *data, size_t size)
 {
     const struct points *points = context;
     if (size >= sizeof(struct points_event))
-        points->visit(data, points->context);
+        points->visitor->event(data, points->visitor->context);
     return 0;
+}
+
+static int take_run(void *context, void *data, size_t size)
+{
+    const struct points *points = context;
+    if (size >= sizeof(struct points_run))
+        points->visitor->run(data, points->visitor->context);
+    return 0;
+}
+
+static int take_copy(void *context, void *data, size_t size)
+{
+    const struct points *points = context;
+    if (size >= sizeof(struct points_copy))
+        points->visitor->copy(data, points->visitor->context);
+    return 0;
+}
+
+static int map_rings(struct points *points)
+{
+    points->ring =
+        ring_buffer__new(bpf_map__fd(points->program->maps.ring), take_event, points, NULL);
+    if (!points->ring)
+        return -errno;
+    int error =
+        ring_buffer__add(points->ring, bpf_map__fd(points->program->maps.runs), take_run, points);
+    return error ? error
+                 : ring_buffer__add(points->ring, bpf_map__fd(points->program->maps.copies),
+                                    take_copy, points);
 }
 
 static int lack(struct err *err, int errnum, const char *what)
@@ -101,10 +129,9 @@ static int load(struct points *points, const struct scope *scope, struct err *er
     int error = points_bpf__load(points->program);
     if (error)
         return lack(err, -error, "load the BPF program");
-    points->ring =
-        ring_buffer__new(bpf_map__fd(points->program->maps.ring), take_one, points, NULL);
-    if (!points->ring)
-        return err_set(err, errno, "map the BPF ring buffer");
+    error = map_rings(points);
+    if (error)
+        return err_set(err, -error, "map the BPF ring buffers");
     bpf_program__set_autoattach(points->program->progs.called, false);
     error = points_bpf__attach(points->program);
     return error ? lack(err, -error, "attach the BPF program") : 0;
@@ -202,11 +229,9 @@ int points_fd(const struct points *points)
     return ring_buffer__epoll_fd(points->ring);
 }
 
-int points_collect(struct points *points,
-                   void (*visit)(const struct points_event *event, void *context), void *context)
+int points_collect(struct points *points, const struct points_visitor *visitor)
 {
-    points->visit = visit;
-    points->context = context;
+    points->visitor = visitor;
     return ring_buffer__consume(points->ring);
 }
 
@@ -222,6 +247,11 @@ uint64_t points_cpu(const struct points *points, uint64_t now_ns)
     return used;
 }
 
+uint32_t points_connections(const struct points *points)
+{
+    return *(const volatile __u32 *)&points->program->bss->connection_count;
+}
+
 uint64_t points_lost(const struct points *points)
 {
     return *(const volatile __u64 *)&points->program->bss->lost;
@@ -230,6 +260,16 @@ uint64_t points_lost(const struct points *points)
 uint64_t points_uncounted(const struct points *points)
 {
     return *(const volatile __u64 *)&points->program->bss->uncounted;
+}
+
+uint64_t points_lost_runs(const struct points *points)
+{
+    return *(const volatile __u64 *)&points->program->bss->lost_runs;
+}
+
+uint64_t points_lost_copies(const struct points *points)
+{
+    return *(const volatile __u64 *)&points->program->bss->lost_copies;
 }
 
 /* Entries that come or go meanwhile may be missed; those that stay are not. */

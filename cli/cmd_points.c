@@ -16,7 +16,7 @@
 #include "trigger/trial.h"
 
 struct points_options {
-    const char *group;
+    const char *group, *report;
     pid_t pid;
     int duration_ms;
     bool json, scope_given;
@@ -75,6 +75,7 @@ static int watch(const struct points_options *options, struct learn *learn, stru
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
     learn->stop = &stop;
+    learn->names_callers = options->json || options->report;
     learn->duration_ns = (uint64_t)options->duration_ms * 1000000;
     return learn_watch(learn, learnt, err);
 }
