@@ -3,33 +3,50 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "bpf/points.h"
-
-static void merge(struct spans *spans)
+static uint64_t rest_before(const struct spans *spans, size_t i)
 {
-    size_t kept = 0;
-    for (size_t i = 1; i < spans->count; i++) {
-        const struct span *span = &spans->list[i];
-        struct span *last = &spans->list[kept];
-        if (span->from_ns - last->to_ns >= spans->finest_ns) {
-            spans->list[++kept] = *span;
-            continue;
-        }
-        last->to_ns = span->to_ns;
-        last->cpu_ns += span->cpu_ns;
-        last->rest = span->rest;
-        last->call = span->call;
-    }
-    spans->count = kept + 1;
+    return spans->list[i].from_ns - spans->list[i - 1].to_ns;
 }
 
-/* To half, so that it is not done at each one that comes. */
+static int compare(const void *left, const void *right)
+{
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+static uint64_t median_rest(const struct spans *spans)
+{
+    uint64_t rests[SPANS_MAX] = {0};
+    for (size_t i = 1; i < spans->count; i++)
+        rests[i - 1] = rest_before(spans, i);
+    qsort(rests, spans->count - 1, sizeof(rests[0]), compare);
+    return rests[(spans->count - 1) / 2];
+}
+
+static void append(struct span *to, const struct span *span)
+{
+    to->to_ns = span->to_ns;
+    to->cpu_ns += span->cpu_ns;
+    to->rest = span->rest;
+    to->call = span->call;
+}
+
+/* To about half, so that it is not done at each one that comes.  Of equal rests, as a
+ * timer makes them, every other one goes, or nothing would be left of them. */
 static void make_coarser(struct spans *spans)
 {
-    while (spans->count > SPANS_MAX / 2) {
-        spans->finest_ns = spans->finest_ns ? spans->finest_ns * 2 : POINTS_REST_NS * 2;
-        merge(spans);
+    uint64_t limit = median_rest(spans);
+    size_t kept = 0, equal = 0;
+    for (size_t i = 1; i < spans->count; i++) {
+        uint64_t rest = spans->list[i].from_ns - spans->list[kept].to_ns;
+        if (rest < limit || (rest == limit && equal++ % 2 == 0))
+            append(&spans->list[kept], &spans->list[i]);
+        else
+            spans->list[++kept] = spans->list[i];
     }
+    spans->count = kept + 1;
+    if (limit >= spans->finest_ns)
+        spans->finest_ns = limit + 1;
 }
 
 static int grow(struct spans *spans)

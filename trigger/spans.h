@@ -22,7 +22,7 @@ struct span {
 struct spans {
     struct span *list;
     size_t count, room;
-    uint64_t finest_ns; /* rests below that are not told; 0: all that came are there */
+    uint64_t finest_ns; /* rests below that may not be told; 0: all that came are there */
 };
 
 /* One that is not behind the last is dropped, as what an untrusted clock says.
