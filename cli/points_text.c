@@ -3,10 +3,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/image_text.h"
 #include "cli/points_timeline.h"
 #include "lib/fd.h"
+#include "lib/proc.h"
 
 /* ---- the pieces ---- */
 
@@ -316,6 +318,9 @@ struct json_object *points_json(const struct learnt *learnt, char *const argv[])
 {
     struct json_object *object = json_object_new_object();
     add(object, "program", argv ? words_json(argv) : NULL);
+    add(object, "freezepoint_version", json_object_new_string(FREEZEPOINT_VERSION));
+    add_number(object, "made_unix_ns", proc_realtime_ns());
+    add_number(object, "processors", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
     struct json_object *advice = json_object_new_array();
     bool is_known = learnt->start_up.ended;
     for (size_t i = 0; i < learnt->advice_count; i++)
