@@ -16,6 +16,7 @@
 #include "lib/proc.h"
 #include "trigger/program.h"
 #include "trigger/trial.h"
+#include "trigger/trial_guard.h"
 
 struct points_options {
     const char *group, *report;
@@ -156,7 +157,10 @@ static int try_program(const struct points_options *options, const char *path, c
     struct trial trial = TRIAL_NONE;
     struct points *points = NULL;
     bool exec_failed = false;
+    struct trial_guard guard = TRIAL_GUARD_NONE;
     error = trial_hold(&plan, &trial, err);
+    if (!error)
+        error = trial_guard_start(&trial, &guard, err);
     if (!error)
         error =
             watch_trial(options, &trial, find_libc(&program), learnt, &points, &exec_failed, err);
@@ -164,6 +168,7 @@ static int try_program(const struct points_options *options, const char *path, c
     struct err end;
     if (trial_end(&trial, &end))
         say("%s", end.text);
+    trial_guard_end(&guard);
     if (!error)
         error = show(options, learnt, argv, err);
     /* Which may take a while where the kernel takes probes away one by one. */
