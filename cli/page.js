@@ -960,8 +960,12 @@ $('zoom-all').addEventListener('click', () => show(0, total));
 $('zoom-start').hidden = !started || startView()[1] === total;
 document.addEventListener('keydown', event => event.key === 'Escape' && hideDetails());
 new ResizeObserver(request).observe($('timeline'));
-for (const name of ['beforeprint', 'afterprint'])
-    addEventListener(name, render);
+/* Paper has its own width, which is not known while it is drawn for it. */
+for (const [name, wide] of [['beforeprint', '1000px'], ['afterprint', '']])
+    addEventListener(name, () => {
+        $('timeline').style.width = wide;
+        render();
+    });
 render();
 document.body.dataset.ready = 'yes';
 })();
