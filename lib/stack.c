@@ -285,7 +285,9 @@ int stack_walk(const struct stack *stack, size_t max,
 {
     struct stack_walker *walker = NULL;
     int error = stack_walker_open(stack, &walker, err);
-    int count = error ? error : stack_walker_walk(walker, stack, max, visit, context);
+    if (!walker)
+        return error;
+    int count = stack_walker_walk(walker, stack, max, visit, context);
     stack_walker_close(walker);
     return count;
 }

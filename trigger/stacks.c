@@ -106,7 +106,7 @@ void stacks_add_addresses(struct stacks *stacks, const struct advice_hit *hit,
                                  .stack = {.pid = (pid_t)hit->pid}};
     while (entry.address_count < max && addresses[entry.address_count])
         entry.address_count++;
-    entry.addresses = calloc(max, sizeof(*addresses));
+    entry.addresses = calloc(max + 1, sizeof(*addresses));
     if (entry.addresses)
         memcpy(entry.addresses, addresses, entry.address_count * sizeof(*addresses));
     if (!entry.addresses || add(stacks, &entry, STACKS_MAX) < 0) {
