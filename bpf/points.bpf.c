@@ -28,7 +28,7 @@ const volatile bool may_wait[POINTS_CALLS_MAX] = {0};
 
 int level = SCOPE_LEVEL_UNKNOWN;
 bool begun = false;
-__u64 lost = 0, uncounted = 0;
+__u64 lost = 0, uncounted = 0, lost_runs = 0, lost_copies = 0;
 __u32 connection_count = 0;
 
 /* Processor time: what has been used up to the last switches, and since when each
@@ -42,7 +42,18 @@ struct {
     __uint(max_entries, 1024 * 1024);
 } ring SEC(".maps");
 
-/* Only the thread itself changes its entries here and in the next two. */
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1024 * 1024);
+} runs SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 2 * 1024 * 1024);
+} copies SEC(".maps");
+
+/* Only the thread itself changes its entries here and in the next two, or the switch
+ * from or to it. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 8192);
@@ -159,9 +170,12 @@ static __always_inline struct points_thread *current_thread(void)
     if (thread)
         return thread;
     thread = add_thread(pid, tid);
+    if (!thread)
+        return NULL;
+    thread->run_ns = thread->on_ns = bpf_ktime_get_ns();
     __u32 cpu = bpf_get_smp_processor_id();
-    if (thread && cpu < POINTS_CPUS_MAX && !busy[cpu]) {
-        since_ns[cpu] = bpf_ktime_get_ns();
+    if (cpu < POINTS_CPUS_MAX && !busy[cpu]) {
+        since_ns[cpu] = thread->on_ns;
         busy[cpu] = true;
     }
     return thread;
@@ -314,6 +328,38 @@ static __always_inline void tell_hit(void *ctx, const struct points_thread *thre
     bpf_ringbuf_submit(event, 0);
 }
 
+static __always_inline void copy_registers(struct points_copy *copy, const struct pt_regs *ctx)
+{
+    const __u64 values[] = {ctx->ax,  ctx->dx,  ctx->cx,  ctx->bx,  ctx->si,  ctx->di,
+                            ctx->bp,  ctx->sp,  ctx->r8,  ctx->r9,  ctx->r10, ctx->r11,
+                            ctx->r12, ctx->r13, ctx->r14, ctx->r15, ctx->ip};
+    __builtin_memcpy(copy->registers, values, sizeof(values));
+}
+
+/* As far as there is a stack. */
+static __always_inline void tell_stack(const struct pt_regs *ctx,
+                                       const struct points_thread *thread)
+{
+    struct points_copy *copy = bpf_ringbuf_reserve(&copies, sizeof(*copy), 0);
+    if (!copy) {
+        __sync_fetch_and_add(&lost_copies, 1);
+        return;
+    }
+    copy->time_ns = thread->hit_ns;
+    copy->number = thread->number;
+    copy->pid = thread->pid;
+    copy->tid = (__u32)bpf_get_current_pid_tgid();
+    copy->function = thread->function;
+    copy_registers(copy, ctx);
+    __u32 chunks = 0;
+    for (; chunks < POINTS_COPY_CHUNKS; chunks++)
+        if (bpf_probe_read_user(copy->bytes + chunks * POINTS_COPY_CHUNK, POINTS_COPY_CHUNK,
+                                (const void *)(ctx->sp + chunks * POINTS_COPY_CHUNK)))
+            break;
+    copy->size = chunks * POINTS_COPY_CHUNK;
+    bpf_ringbuf_submit(copy, 0);
+}
+
 /* The cookie: function, size of the library in pages, address in the library. */
 SEC("uprobe")
 int called(struct pt_regs *ctx)
@@ -339,7 +385,60 @@ int called(struct pt_regs *ctx)
     count_one(&functions, (__u32)bpf_get_current_pid_tgid(), function, now);
     if (thread->number <= POINTS_DETAILS_MAX)
         tell_hit(ctx, thread, caller);
+    if (thread->number <= POINTS_COPIES_MAX)
+        tell_stack(ctx, thread);
     return 0;
+}
+
+/* Nobody is woken for it: that would be for each rest of each thread. */
+static __always_inline void tell_run(const struct points_thread *thread,
+                                     const struct task_struct *task, __u32 rest)
+{
+    struct points_run *run = bpf_ringbuf_reserve(&runs, sizeof(*run), 0);
+    if (!run) {
+        __sync_fetch_and_add(&lost_runs, 1);
+        return;
+    }
+    run->from_ns = thread->run_ns;
+    run->to_ns = thread->off_ns;
+    run->cpu_ns = thread->run_cpu_ns;
+    run->pid = thread->pid;
+    run->tid = BPF_CORE_READ(task, pid);
+    run->rest = rest;
+    run->call = thread->rest_call;
+    bpf_core_read(run->comm, sizeof(run->comm), &task->comm);
+    bpf_ringbuf_submit(run, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void leave_processor(struct points_thread *thread, __u64 now)
+{
+    if (thread->on_ns && now > thread->on_ns)
+        thread->run_cpu_ns += now - thread->on_ns;
+    thread->on_ns = 0;
+    thread->off_ns = now;
+}
+
+static __always_inline void switch_from(struct points_thread *thread, bool sleeps, __u64 now)
+{
+    if (sleeps)
+        thread->has_slept = 1;
+    leave_processor(thread, now);
+    thread->rest =
+        !sleeps ? POINTS_REST_READY : (thread->is_calling ? POINTS_REST_CALL : POINTS_REST_KERNEL);
+    thread->rest_call = thread->call;
+}
+
+static __always_inline void switch_to(struct points_thread *thread, const struct task_struct *task,
+                                      __u64 now)
+{
+    bool rested = thread->off_ns && now - thread->off_ns >= POINTS_REST_NS;
+    if (rested)
+        tell_run(thread, task, thread->rest);
+    if (rested || !thread->run_ns) {
+        thread->run_ns = now;
+        thread->run_cpu_ns = 0;
+    }
+    thread->on_ns = now;
 }
 
 SEC("tp_btf/sched_switch")
@@ -354,11 +453,14 @@ int BPF_PROG(switched, bool preempt, struct task_struct *previous, struct task_s
         __sync_fetch_and_add(&cpu_ns, now - since);
     __u32 tid = BPF_CORE_READ(previous, pid);
     struct points_thread *thread = busy[cpu] ? bpf_map_lookup_elem(&threads, &tid) : NULL;
-    if (thread && !preempt && goes_to_sleep(previous))
-        thread->has_slept = 1;
+    if (thread)
+        switch_from(thread, !preempt && goes_to_sleep(previous), now);
     tid = BPF_CORE_READ(next, pid);
     since_ns[cpu] = now;
-    busy[cpu] = bpf_map_lookup_elem(&threads, &tid) != NULL;
+    thread = bpf_map_lookup_elem(&threads, &tid);
+    if (thread)
+        switch_to(thread, next, now);
+    busy[cpu] = thread != NULL;
     return 0;
 }
 
@@ -400,8 +502,11 @@ int BPF_PROG(ended, struct task_struct *task)
 {
     __u64 both = bpf_get_current_pid_tgid();
     __u32 pid = both >> 32, tid = both;
-    if (!bpf_map_lookup_elem(&threads, &tid))
+    struct points_thread *thread = bpf_map_lookup_elem(&threads, &tid);
+    if (!thread)
         return 0;
+    leave_processor(thread, bpf_ktime_get_ns());
+    tell_run(thread, task, POINTS_REST_END);
     if (pid == tid) {
         struct numbers *process = bpf_map_lookup_elem(&processes, &pid);
         if (process && process->connections) {

@@ -9,17 +9,22 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "bpf/multi.h"
 #include "bpf/print.h"
+#include "lib/fd.h"
 #include "points.skel.h"
 
 struct points {
     struct points_bpf *program;
     struct ring_buffer *ring;
+    bool in_one; /* bpf/multi.h */
+    /* Of single probes, or of many in one. */
     struct bpf_link **probes;
     size_t probe_count;
+    int *links;
+    size_t link_count;
     uint32_t cpu_count;
-    void (*visit)(const struct points_event *event, void *context);
-    void *context;
+    const struct points_visitor *visitor; /* while it is told */
 };
 
 static const struct {
@@ -62,12 +67,41 @@ const char *points_wait_name(uint32_t call)
     return NULL;
 }
 
-static int take_one(void *context, void *data, size_t size)
+static int take_event(void *context, void *data, size_t size)
 {
     const struct points *points = context;
     if (size >= sizeof(struct points_event))
-        points->visit(data, points->context);
+        points->visitor->event(data, points->visitor->context);
     return 0;
+}
+
+static int take_run(void *context, void *data, size_t size)
+{
+    const struct points *points = context;
+    if (size >= sizeof(struct points_run))
+        points->visitor->run(data, points->visitor->context);
+    return 0;
+}
+
+static int take_copy(void *context, void *data, size_t size)
+{
+    const struct points *points = context;
+    if (size >= sizeof(struct points_copy))
+        points->visitor->copy(data, points->visitor->context);
+    return 0;
+}
+
+static int map_rings(struct points *points)
+{
+    points->ring =
+        ring_buffer__new(bpf_map__fd(points->program->maps.ring), take_event, points, NULL);
+    if (!points->ring)
+        return -errno;
+    int error =
+        ring_buffer__add(points->ring, bpf_map__fd(points->program->maps.runs), take_run, points);
+    return error ? error
+                 : ring_buffer__add(points->ring, bpf_map__fd(points->program->maps.copies),
+                                    take_copy, points);
 }
 
 static int lack(struct err *err, int errnum, const char *what)
@@ -88,13 +122,16 @@ static int load(struct points *points, const struct scope *scope, struct err *er
     constants->cpu_count = points->cpu_count;
     for (size_t i = 0; i < WAITS; i++)
         *(bool *)&constants->may_wait[waits[i].call] = true;
+    points->in_one = multi_is_supported();
+    if (points->in_one)
+        bpf_program__set_expected_attach_type(points->program->progs.called,
+                                              (enum bpf_attach_type)MULTI_ATTACH_TYPE);
     int error = points_bpf__load(points->program);
     if (error)
         return lack(err, -error, "load the BPF program");
-    points->ring =
-        ring_buffer__new(bpf_map__fd(points->program->maps.ring), take_one, points, NULL);
-    if (!points->ring)
-        return err_set(err, errno, "map the BPF ring buffer");
+    error = map_rings(points);
+    if (error)
+        return err_set(err, -error, "map the BPF ring buffers");
     bpf_program__set_autoattach(points->program->progs.called, false);
     error = points_bpf__attach(points->program);
     return error ? lack(err, -error, "attach the BPF program") : 0;
@@ -127,23 +164,54 @@ static uint64_t cookie_of(const struct points_entry *entry)
     return (uint64_t)entry->function << 56 | (pages & 0xffffff) << 32 | (uint32_t)entry->address;
 }
 
-int points_attach(struct points *points, pid_t pid, const char *library,
-                  const struct points_entry *entries, size_t count, struct err *err)
+static int attach_singly(struct points *points, pid_t pid, const char *library,
+                         const struct points_entry *entries, size_t count)
 {
     struct bpf_link **larger =
         reallocarray(points->probes, points->probe_count + count, sizeof(struct bpf_link *));
     if (!larger)
-        return err_set(err, ENOMEM, "probes");
+        return -ENOMEM;
     points->probes = larger;
     for (size_t i = 0; i < count; i++) {
         LIBBPF_OPTS(bpf_uprobe_opts, options, .bpf_cookie = cookie_of(&entries[i]));
         struct bpf_link *link = bpf_program__attach_uprobe_opts(
             points->program->progs.called, pid, library, entries[i].offset, &options);
         if (!link)
-            return err_set(err, errno, "probe '%s' in process %d", library, pid);
+            return -errno;
         points->probes[points->probe_count++] = link;
     }
     return 0;
+}
+
+static int attach_in_one(struct points *points, pid_t pid, const char *library,
+                         const struct points_entry *entries, size_t count)
+{
+    int *larger = reallocarray(points->links, points->link_count + 1, sizeof(int));
+    if (!larger)
+        return -ENOMEM;
+    points->links = larger;
+    _cleanup_free_ uint64_t *offsets = calloc(count, sizeof(uint64_t));
+    _cleanup_free_ uint64_t *cookies = calloc(count, sizeof(uint64_t));
+    if (!offsets || !cookies)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        offsets[i] = entries[i].offset;
+        cookies[i] = cookie_of(&entries[i]);
+    }
+    int link = multi_attach(bpf_program__fd(points->program->progs.called), pid, library, offsets,
+                            cookies, count);
+    if (link < 0)
+        return link;
+    points->links[points->link_count++] = link;
+    return 0;
+}
+
+int points_attach(struct points *points, pid_t pid, const char *library,
+                  const struct points_entry *entries, size_t count, struct err *err)
+{
+    int error = points->in_one ? attach_in_one(points, pid, library, entries, count)
+                               : attach_singly(points, pid, library, entries, count);
+    return error ? err_set(err, -error, "probe '%s' in process %d", library, pid) : 0;
 }
 
 /* The kernel waits some 100 ms at each, and lets no other go meanwhile. */
@@ -151,7 +219,9 @@ void points_detach(struct points *points)
 {
     for (size_t i = 0; i < points->probe_count; i++)
         bpf_link__destroy(points->probes[i]);
-    points->probe_count = 0;
+    for (size_t i = 0; i < points->link_count; i++)
+        fd_close(&points->links[i]);
+    points->probe_count = points->link_count = 0;
 }
 
 int points_fd(const struct points *points)
@@ -159,11 +229,9 @@ int points_fd(const struct points *points)
     return ring_buffer__epoll_fd(points->ring);
 }
 
-int points_collect(struct points *points,
-                   void (*visit)(const struct points_event *event, void *context), void *context)
+int points_collect(struct points *points, const struct points_visitor *visitor)
 {
-    points->visit = visit;
-    points->context = context;
+    points->visitor = visitor;
     return ring_buffer__consume(points->ring);
 }
 
@@ -179,6 +247,11 @@ uint64_t points_cpu(const struct points *points, uint64_t now_ns)
     return used;
 }
 
+uint32_t points_connections(const struct points *points)
+{
+    return *(const volatile __u32 *)&points->program->bss->connection_count;
+}
+
 uint64_t points_lost(const struct points *points)
 {
     return *(const volatile __u64 *)&points->program->bss->lost;
@@ -187,6 +260,16 @@ uint64_t points_lost(const struct points *points)
 uint64_t points_uncounted(const struct points *points)
 {
     return *(const volatile __u64 *)&points->program->bss->uncounted;
+}
+
+uint64_t points_lost_runs(const struct points *points)
+{
+    return *(const volatile __u64 *)&points->program->bss->lost_runs;
+}
+
+uint64_t points_lost_copies(const struct points *points)
+{
+    return *(const volatile __u64 *)&points->program->bss->lost_copies;
 }
 
 /* Entries that come or go meanwhile may be missed; those that stay are not. */
@@ -241,6 +324,7 @@ void points_release(struct points *points)
         return;
     points_detach(points);
     free(points->probes);
+    free(points->links);
     ring_buffer__free(points->ring);
     points_bpf__destroy(points->program);
     free(points);

@@ -7,16 +7,19 @@
 
 #include "cli/command.h"
 #include "cli/duration.h"
+#include "cli/image_text.h"
 #include "cli/points_text.h"
+#include "cli/report.h"
 #include "cli/say.h"
 #include "lib/cgroup.h"
 #include "lib/fd.h"
 #include "lib/proc.h"
 #include "trigger/program.h"
 #include "trigger/trial.h"
+#include "trigger/trial_guard.h"
 
 struct points_options {
-    const char *group;
+    const char *group, *report;
     pid_t pid;
     int duration_ms;
     bool json, scope_given;
@@ -37,6 +40,8 @@ static int set(void *context, const char *name, const char *value, struct err *e
         return duration_parse(name, value, 1, &options->duration_ms, err);
     if (!strcmp(name, "json")) {
         options->json = true;
+    } else if (!strcmp(name, "report")) {
+        options->report = value;
     } else if (!strcmp(name, "cgroup")) {
         options->group = value;
     } else if (!strcmp(name, "scope")) {
@@ -54,16 +59,26 @@ static int set(void *context, const char *name, const char *value, struct err *e
     return 0;
 }
 
-static void show(const struct points_options *options, const struct learnt *learnt,
-                 char *const argv[])
+static int show(const struct points_options *options, const struct learnt *learnt,
+                char *const argv[], struct err *err)
 {
-    if (!options->json) {
+    if (!options->json)
         points_print(stderr, learnt, argv);
-        return;
-    }
+    if (!options->json && !options->report)
+        return 0;
     struct json_object *object = points_json(learnt, argv);
-    puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY));
+    if (options->pid)
+        json_object_object_add(object, "watched_pid", json_object_new_int(options->pid));
+    if (options->group)
+        json_object_object_add(object, "watched_group",
+                               json_text(options->group, strlen(options->group)));
+    if (options->json)
+        puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY));
+    int error = options->report ? report_write(options->report, object, err) : 0;
     json_object_put(object);
+    if (options->report && !error)
+        say("the report is in %s", options->report);
+    return error;
 }
 
 /* Where there are signals to stop it, what was learnt up to then is shown. */
@@ -75,6 +90,7 @@ static int watch(const struct points_options *options, struct learn *learn, stru
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
     learn->stop = &stop;
+    learn->names_callers = options->json || options->report;
     learn->duration_ns = (uint64_t)options->duration_ms * 1000000;
     return learn_watch(learn, learnt, err);
 }
@@ -141,7 +157,10 @@ static int try_program(const struct points_options *options, const char *path, c
     struct trial trial = TRIAL_NONE;
     struct points *points = NULL;
     bool exec_failed = false;
+    struct trial_guard guard = TRIAL_GUARD_NONE;
     error = trial_hold(&plan, &trial, err);
+    if (!error)
+        error = trial_guard_start(&trial, &guard, err);
     if (!error)
         error =
             watch_trial(options, &trial, find_libc(&program), learnt, &points, &exec_failed, err);
@@ -149,9 +168,10 @@ static int try_program(const struct points_options *options, const char *path, c
     struct err end;
     if (trial_end(&trial, &end))
         say("%s", end.text);
+    trial_guard_end(&guard);
     if (!error)
-        show(options, learnt, argv);
-    /* Which takes seconds. */
+        error = show(options, learnt, argv, err);
+    /* Which may take a while where the kernel takes probes away one by one. */
     fflush(stdout);
     points_release(points);
     return error && exec_failed ? report_not_run(error, err) : error;
@@ -272,7 +292,7 @@ static int watch_running(const struct points_options *options, struct learnt *le
     }
     points_release(learn.points);
     if (!error)
-        show(options, learnt, NULL);
+        error = show(options, learnt, NULL, err);
     return error;
 }
 
@@ -281,6 +301,9 @@ static int run(void *context, const struct arguments *arguments, struct err *err
     const struct points_options *options = context;
     if ((arguments->count > 0) + (options->pid > 0) + (options->group != NULL) != 1)
         return err_usage(err, "one of COMMAND, --pid and --cgroup is expected");
+    int error = options->report ? report_check(options->report, err) : 0;
+    if (error)
+        return error;
     struct learnt *learnt = learnt_new(err);
     if (!learnt)
         return -ENOMEM;
@@ -298,6 +321,7 @@ static const struct option_spec options[] = {
     {"pid", "PID", "watch a process that runs, and what it starts; it is not ended", NULL},
     {"cgroup", "PATH", "watch all processes of a cgroup v2 group; they are not ended", NULL},
     {"json", NULL, "a JSON object, on standard output; the program's goes to standard error", NULL},
+    {"report", "FILE.html", "write a page with a timeline, which needs nothing else", NULL},
     {0},
 };
 
@@ -312,7 +336,9 @@ const struct command cmd_points = {
         "and no child half-started. The start-up is over when all threads wait for 200 ms. "
         "COMMAND is run only for that, and ended with SIGTERM; with --scope namespace or pid it "
         "gets pid and mount namespaces of its own. It is seen from the kernel, by BPF; status 77 "
-        "where that is missing. Do not checkpoint a program while it is watched.",
+        "where that is missing. --report writes a page for a browser, one file without a network: "
+        "what each thread did when, memory, CPU use, the advice and the stacks of the calls. "
+        "Do not checkpoint a program while it is watched.",
     .options = options,
     .needs = NEEDS_ROOT | TAKES_COMMAND,
     .arguments_min = 0,

@@ -3,9 +3,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/image_text.h"
+#include "cli/points_timeline.h"
 #include "lib/fd.h"
+#include "lib/proc.h"
 
 /* ---- the pieces ---- */
 
@@ -223,6 +226,7 @@ static struct json_object *hits_json(const struct learnt *learnt)
             continue;
         struct json_object *object = hit_json(learnt, &learnt->hits[i]);
         add(object, "stack", stack_json(learnt, i));
+        add(object, "callers", callers_json(learnt, &learnt->hits[i]));
         json_object_array_add(list, object);
     }
     return list;
@@ -302,9 +306,21 @@ static struct json_object *processes_json(const struct learnt *learnt)
     return list;
 }
 
+static struct json_object *words_json(char *const argv[])
+{
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; argv && argv[i]; i++)
+        json_object_array_add(list, json_text(argv[i], strlen(argv[i])));
+    return list;
+}
+
 struct json_object *points_json(const struct learnt *learnt, char *const argv[])
 {
     struct json_object *object = json_object_new_object();
+    add(object, "program", argv ? words_json(argv) : NULL);
+    add(object, "freezepoint_version", json_object_new_string(FREEZEPOINT_VERSION));
+    add_number(object, "made_unix_ns", proc_realtime_ns());
+    add_number(object, "processors", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
     struct json_object *advice = json_object_new_array();
     bool is_known = learnt->start_up.ended;
     for (size_t i = 0; i < learnt->advice_count; i++)
@@ -315,13 +331,19 @@ struct json_object *points_json(const struct learnt *learnt, char *const argv[])
         is_known ? json_object_new_uint64(since(learnt, learnt->start_up.idle_ns)) : NULL);
     add(object, "start_up_cpu_ns",
         is_known ? json_object_new_uint64(learnt->start_up.cpu_ns) : NULL);
+    add(object, "start_up_memory_bytes",
+        is_known ? json_object_new_uint64(learnt_memory_at(learnt, learnt->start_up.idle_ns))
+                 : NULL);
     add(object, "advice", advice);
     add(object, "functions", functions_json(learnt));
     add(object, "system_calls", calls_json(learnt));
     add(object, "processes", processes_json(learnt));
     add(object, "hits", hits_json(learnt));
+    add(object, "timeline", timeline_json(learnt));
     add_number(object, "lost_hits", learnt->lost);
     add_number(object, "uncounted_calls", learnt->uncounted);
     add_number(object, "unprobed_processes", learnt->unprobed);
+    add_number(object, "lost_stacks", learnt->lost_copies);
+    add_number(object, "left_out_stacks", learnt->callers.left_out + learnt->callers.unnamed);
     return object;
 }

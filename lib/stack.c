@@ -84,7 +84,7 @@ static int copy_bytes(struct stack *stack)
     return stack->size ? 0 : -EFAULT;
 }
 
-static int copy_maps(struct stack *stack)
+int stack_copy_maps(struct stack *stack)
 {
     char path[64];
     snprintf(path, sizeof(path), "/proc/%d/maps", stack->pid);
@@ -113,7 +113,7 @@ int stack_copy(pid_t pid, const uint64_t registers[STACK_REGISTERS], struct stac
     memcpy(stack.registers, registers, sizeof(stack.registers));
     int error = copy_bytes(&stack);
     if (!error)
-        error = copy_maps(&stack);
+        error = stack_copy_maps(&stack);
     if (error)
         stack_free(&stack);
     else
@@ -130,13 +130,19 @@ void stack_free(struct stack *stack)
 
 /* ---- the walk ---- */
 
+struct stack_walker {
+    Dwfl *dwfl;
+    pid_t pid;
+    const struct stack *stack; /* that is being walked */
+};
+
 static pid_t next_thread(Dwfl *dwfl, void *context, void **thread)
 {
     (void)dwfl;
-    struct stack *stack = context;
+    const struct stack_walker *walker = context;
     bool first = !*thread;
-    *thread = stack;
-    return first ? stack->pid : 0;
+    *thread = context;
+    return first ? walker->pid : 0;
 }
 
 static bool get_thread(Dwfl *dwfl, pid_t tid, void *context, void **thread)
@@ -150,7 +156,7 @@ static bool get_thread(Dwfl *dwfl, pid_t tid, void *context, void **thread)
 static bool read_memory(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void *context)
 {
     (void)dwfl;
-    const struct stack *stack = context;
+    const struct stack *stack = ((const struct stack_walker *)context)->stack;
     if (stack->size < sizeof(uint64_t) || address < stack->bottom ||
         address - stack->bottom > stack->size - sizeof(uint64_t))
         return false;
@@ -160,7 +166,7 @@ static bool read_memory(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void
 
 static bool set_registers(Dwfl_Thread *thread, void *context)
 {
-    const struct stack *stack = context;
+    const struct stack *stack = ((const struct stack_walker *)context)->stack;
     return dw.dwfl_thread_state_registers(thread, 0, STACK_REGISTERS,
                                           (const Dwarf_Word *)stack->registers);
 }
@@ -208,6 +214,8 @@ static int visit_frame(Dwfl_Frame *state, void *context)
 
 static int report_modules(Dwfl *dwfl, const struct stack *stack)
 {
+    if (!stack->maps_size)
+        return -EIO;
     _cleanup_fclose_ FILE *maps = fmemopen(stack->maps, stack->maps_size, "r");
     return maps && dw.dwfl_linux_proc_maps_report(dwfl, maps) == 0 &&
                    dw.dwfl_report_end(dwfl, NULL, NULL) == 0
@@ -215,9 +223,7 @@ static int report_modules(Dwfl *dwfl, const struct stack *stack)
                : -EIO;
 }
 
-int stack_walk(const struct stack *stack, size_t max,
-               void (*visit)(const struct stack_frame *frame, void *context), void *context,
-               struct err *err)
+int stack_walker_open(const struct stack *stack, struct stack_walker **out, struct err *err)
 {
     static const Dwfl_Thread_Callbacks threads = {.next_thread = next_thread,
                                                   .get_thread = get_thread,
@@ -228,18 +234,60 @@ int stack_walk(const struct stack *stack, size_t max,
         return error;
     /* By build id alone, which leads below /usr/lib/debug: by name it would open what the
      * program's own directory has there, even a FIFO, and after that ask the network. */
-    const Dwfl_Callbacks files = {.find_elf = dw.dwfl_linux_proc_find_elf,
-                                  .find_debuginfo = dw.dwfl_build_id_find_debuginfo};
-    struct walk walk = {.max = max, .visit = visit, .context = context};
-    walk.dwfl = dw.dwfl_begin(&files);
-    if (!walk.dwfl)
-        return err_text(err, ENOMEM, "libdw: %s", dw.dwfl_errmsg(-1));
-    if (report_modules(walk.dwfl, stack) ||
-        !dw.dwfl_attach_state(walk.dwfl, NULL, stack->pid, &threads, (void *)stack))
+    static Dwfl_Callbacks files;
+    files = (Dwfl_Callbacks){.find_elf = dw.dwfl_linux_proc_find_elf,
+                             .find_debuginfo = dw.dwfl_build_id_find_debuginfo};
+    struct stack_walker *walker = calloc(1, sizeof(*walker));
+    if (!walker)
+        return err_set(err, ENOMEM, "stack");
+    walker->pid = stack->pid;
+    walker->stack = stack;
+    walker->dwfl = dw.dwfl_begin(&files);
+    if (!walker->dwfl || report_modules(walker->dwfl, stack) ||
+        !dw.dwfl_attach_state(walker->dwfl, NULL, walker->pid, &threads, walker)) {
         error = err_text(err, EIO, "libdw: %s", dw.dwfl_errmsg(-1));
-    else
-        /* It ends with an error where the outermost frame's tables do not say so. */
-        dw.dwfl_getthread_frames(walk.dwfl, stack->pid, visit_frame, &walk);
-    dw.dwfl_end(walk.dwfl);
-    return error ? error : (int)walk.count;
+        stack_walker_close(walker);
+        return error;
+    }
+    *out = walker;
+    return 0;
+}
+
+int stack_walker_walk(struct stack_walker *walker, const struct stack *stack, size_t max,
+                      void (*visit)(const struct stack_frame *frame, void *context), void *context)
+{
+    struct walk walk = {.dwfl = walker->dwfl, .max = max, .visit = visit, .context = context};
+    walker->stack = stack;
+    /* It ends with an error where the outermost frame's tables do not say so. */
+    dw.dwfl_getthread_frames(walker->dwfl, walker->pid, visit_frame, &walk);
+    return (int)walk.count;
+}
+
+void stack_walker_name(struct stack_walker *walker, uint64_t address, bool is_return,
+                       void (*visit)(const struct stack_frame *frame, void *context), void *context)
+{
+    const struct walk walk = {.dwfl = walker->dwfl};
+    struct stack_frame frame = {.address = address};
+    name_frame(&walk, address - is_return, &frame);
+    visit(&frame, context);
+}
+
+void stack_walker_close(struct stack_walker *walker)
+{
+    if (walker && walker->dwfl)
+        dw.dwfl_end(walker->dwfl);
+    free(walker);
+}
+
+int stack_walk(const struct stack *stack, size_t max,
+               void (*visit)(const struct stack_frame *frame, void *context), void *context,
+               struct err *err)
+{
+    struct stack_walker *walker = NULL;
+    int error = stack_walker_open(stack, &walker, err);
+    if (!walker)
+        return error;
+    int count = stack_walker_walk(walker, stack, max, visit, context);
+    stack_walker_close(walker);
+    return count;
 }

@@ -11,6 +11,7 @@
 #ifndef FREEZEPOINT_STACK_H
 #define FREEZEPOINT_STACK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -43,6 +44,9 @@ struct stack_frame {
 /* The thread must not run meanwhile.  0 or -errno. */
 int stack_copy(pid_t pid, const uint64_t registers[STACK_REGISTERS], struct stack *out);
 
+/* For a stack that was copied by other means: the maps of its pid as they are now. */
+int stack_copy_maps(struct stack *stack);
+
 /*
  * Lines of the source are not looked up: reading all of python's takes 55 ms, and the
  * build id and offset are what addr2line(1) wants.
@@ -54,6 +58,24 @@ int stack_copy(pid_t pid, const uint64_t registers[STACK_REGISTERS], struct stac
 int stack_walk(const struct stack *stack, size_t max,
                void (*visit)(const struct stack_frame *frame, void *context), void *context,
                struct err *err);
+
+/*
+ * For several stacks of one process whose maps are those of `stack`, which has to live
+ * as long: symbols are read once.
+ */
+struct stack_walker;
+
+int stack_walker_open(const struct stack *stack, struct stack_walker **out, struct err *err);
+int stack_walker_walk(struct stack_walker *walker, const struct stack *stack, size_t max,
+                      void (*visit)(const struct stack_frame *frame, void *context), void *context);
+
+/* Of a single address: where a call goes back to, or where something is. */
+void stack_walker_name(struct stack_walker *walker, uint64_t address, bool is_return,
+                       void (*visit)(const struct stack_frame *frame, void *context),
+                       void *context);
+
+/* Safe on NULL. */
+void stack_walker_close(struct stack_walker *walker);
 
 /* Safe on STACK_NONE. */
 void stack_free(struct stack *stack);

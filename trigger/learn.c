@@ -18,6 +18,7 @@
 #define BUSY_PERCENT    5
 #define HOLD_TIMEOUT_MS 200
 #define SECOND_NS       1000000000ULL
+#define NAMES_LIMIT_NS  (3 * SECOND_NS)
 
 /* ---- the probes ---- */
 
@@ -82,6 +83,7 @@ struct watch {
     size_t probed;
     size_t step;
     bool holds; /* the group is frozen */
+    uint64_t held_ns;
     uint64_t sampled_ns;
 };
 
@@ -92,6 +94,7 @@ static void hold(struct watch *watch)
     if (watch->holds || watch->learn->group_fd < 0)
         return;
     watch->holds = true;
+    watch->held_ns = proc_monotonic_ns();
     if (cgroup_set_frozen(watch->learn->group_fd, true, HOLD_TIMEOUT_MS, &err))
         log_debug("points", "%s", err.text);
 }
@@ -99,8 +102,11 @@ static void hold(struct watch *watch)
 static void let_go(struct watch *watch)
 {
     struct err err;
-    if (watch->holds && cgroup_write_freeze(watch->learn->group_fd, false, &err))
+    if (!watch->holds)
+        return;
+    if (cgroup_write_freeze(watch->learn->group_fd, false, &err))
         log_warning("points", "%s", err.text);
+    timeline_add_hold(&watch->learnt->timeline, watch->held_ns, proc_monotonic_ns());
     watch->holds = false;
 }
 
@@ -194,6 +200,19 @@ static void take(const struct points_event *event, void *context)
     }
 }
 
+static void take_run(const struct points_run *run, void *context)
+{
+    struct watch *watch = context;
+    timeline_add(&watch->learnt->timeline, run);
+}
+
+static void take_copy(const struct points_copy *copy, void *context)
+{
+    struct watch *watch = context;
+    if (copy->function < POINTS_FUNCTIONS_MAX)
+        stacks_add(&watch->learnt->callers, copy);
+}
+
 /* ---- samples ---- */
 
 /* Reading a file that is on its way from a disk is no rest. */
@@ -214,8 +233,9 @@ static void look_at_thread(uint32_t tid, const struct points_thread *thread, voi
         *blocked = false;
 }
 
-static void add_memory(struct learnt *learnt, uint64_t now)
+static void add_memory(struct watch *watch, uint64_t now)
 {
+    struct learnt *learnt = watch->learnt;
     uint64_t bytes = 0;
     for (size_t i = 0; i < learnt->process_count; i++) {
         struct proc_info info;
@@ -225,13 +245,15 @@ static void add_memory(struct learnt *learnt, uint64_t now)
             bytes += info.rss_bytes;
     }
     if (bytes)
-        learnt->memory[learnt->memory_count++] = (struct learn_memory){now, bytes};
+        learnt->memory[learnt->memory_count++] =
+            (struct learn_memory){now, bytes, points_connections(watch->learn->points)};
 }
 
 static void add_sample(struct watch *watch)
 {
     struct learnt *learnt = watch->learnt;
-    if (learnt->sample_count == SAMPLES_MAX)
+    learnt->samples_full = learnt->sample_count == SAMPLES_MAX;
+    if (learnt->samples_full)
         return;
     struct advice_sample *sample = &learnt->samples[learnt->sample_count++];
     sample->time_ns = watch->sampled_ns = proc_monotonic_ns();
@@ -239,7 +261,7 @@ static void add_sample(struct watch *watch)
     sample->blocked = true;
     points_each_thread(watch->learn->points, look_at_thread, &sample->blocked);
     if (watch->step++ % MEMORY_STEPS == 0)
-        add_memory(learnt, sample->time_ns);
+        add_memory(watch, sample->time_ns);
 }
 
 static uint64_t distance(uint64_t one, uint64_t other)
@@ -339,6 +361,7 @@ static void sum_call(const struct points_key *key, const struct points_count *co
 static void sum_pending(uint32_t tid, const struct points_thread *thread, void *context)
 {
     struct learnt *learnt = context;
+    timeline_finish(&learnt->timeline, tid, thread, learnt->ended_ns);
     if (!thread->is_waiting || !thread->has_slept || thread->since_ns >= learnt->ended_ns)
         return;
     uint64_t waited = learnt->ended_ns - thread->since_ns;
@@ -375,6 +398,27 @@ static void add_cpu(struct learnt *learnt)
     }
 }
 
+static void add_advised(struct learnt *learnt, const struct advice_hit *advised)
+{
+    for (size_t i = 0; i < learnt->hit_count; i++) {
+        const struct advice_hit *hit = &learnt->hits[i];
+        if (hit->pid == advised->pid && hit->function == advised->function &&
+            hit->number == advised->number && hit->time_ns == advised->time_ns) {
+            stacks_add_addresses(&learnt->callers, hit, learnt->stacks[i], POINTS_STACK_MAX);
+            return;
+        }
+    }
+}
+
+/* While the processes are there, whose files are found through them. */
+static void name_callers(struct learnt *learnt)
+{
+    for (size_t i = 0; i < learnt->advice_count; i++)
+        if (learnt->advice[i].hit.number > POINTS_COPIES_MAX)
+            add_advised(learnt, &learnt->advice[i].hit);
+    stacks_name(&learnt->callers, NAMES_LIMIT_NS);
+}
+
 static void sum_up(struct watch *watch)
 {
     struct learnt *learnt = watch->learnt;
@@ -390,18 +434,23 @@ static void sum_up(struct watch *watch)
             places_add(&learnt->places, (pid_t)learnt->processes[i].pid);
     learnt->lost += points_lost(points);
     learnt->uncounted = points_uncounted(points);
+    learnt->lost_runs = points_lost_runs(points);
+    learnt->lost_copies = points_lost_copies(points);
     struct advice_run run = {learnt->hits,          learnt->hit_count, learnt->processes,
                              learnt->process_count, learnt->samples,   learnt->sample_count};
     learnt->start_up = advice_find_start_up(learnt->samples, learnt->sample_count);
     learnt->advice_count = advice_rank(&run, &learnt->start_up, learnt->advice);
+    if (watch->learn->names_callers)
+        name_callers(learnt);
 }
 
 /* A process that is held may have made another one meanwhile. */
 static int collect(struct watch *watch)
 {
+    const struct points_visitor visitor = {take, take_run, take_copy, watch};
     int count;
     do
-        count = points_collect(watch->learn->points, take, watch);
+        count = points_collect(watch->learn->points, &visitor);
     while (count > 0 && watch->holds);
     let_go(watch);
     return count;
@@ -448,6 +497,8 @@ void learnt_free(struct learnt *learnt)
     free(learnt->hits);
     free(learnt->stacks);
     places_release(&learnt->places);
+    timeline_release(&learnt->timeline);
+    stacks_release(&learnt->callers);
     free(learnt->samples);
     free(learnt->memory);
     free(learnt);

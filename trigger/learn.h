@@ -16,6 +16,8 @@
 #include "trigger/advice.h"
 #include "trigger/functions.h"
 #include "trigger/places.h"
+#include "trigger/stacks.h"
+#include "trigger/timeline.h"
 
 #define LEARN_HITS_MAX      8192
 #define LEARN_PROCESSES_MAX 1024
@@ -36,6 +38,7 @@ struct learn_call {
 
 struct learn_memory {
     uint64_t time_ns, bytes;
+    uint32_t connections; /* that are open then */
 };
 
 struct learnt {
@@ -54,9 +57,13 @@ struct learnt {
     struct advice_sample *samples;
     struct learn_memory *memory;
     size_t sample_count, memory_count;
+    struct timeline timeline;
+    struct stacks callers;    /* of first hits and advised ones */
     size_t unprobed;          /* processes whose functions were not seen */
     uint64_t lost, uncounted; /* bpf/points.h */
-    bool is_over;             /* nothing of it is left */
+    uint64_t lost_runs, lost_copies;
+    bool samples_full; /* the memory and CPU curves end before the run */
+    bool is_over;      /* nothing of it is left */
     struct advice_start_up start_up;
     struct advice advice[ADVICE_MAX];
     size_t advice_count;
@@ -69,6 +76,7 @@ struct learn {
     int pidfd;    /* its end is the end, or -1 */
     uint64_t duration_ns; /* 0: as long as it is interesting */
     bool until_idle;      /* no longer than 2 s after the start-up */
+    bool names_callers;   /* takes up to 3 s where programs are large */
     const volatile sig_atomic_t *stop;
     const char *library; /* the C library that is going to be mapped, or NULL */
 };
