@@ -9,7 +9,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
-#include "bpf/multi.h"
+#include "bpf/uprobe_multi.h"
 #include "bpf/print.h"
 #include "lib/fd.h"
 #include "points.skel.h"
@@ -17,7 +17,7 @@
 struct points {
     struct points_bpf *program;
     struct ring_buffer *ring;
-    bool in_one; /* bpf/multi.h */
+    bool in_one; /* bpf/uprobe_multi.h */
     /* Of single probes, or of many in one. */
     struct bpf_link **probes;
     size_t probe_count;
@@ -122,10 +122,10 @@ static int load(struct points *points, const struct scope *scope, struct err *er
     constants->cpu_count = points->cpu_count;
     for (size_t i = 0; i < WAITS; i++)
         *(bool *)&constants->may_wait[waits[i].call] = true;
-    points->in_one = multi_is_supported();
+    points->in_one = uprobe_multi_is_there();
     if (points->in_one)
         bpf_program__set_expected_attach_type(points->program->progs.called,
-                                              (enum bpf_attach_type)MULTI_ATTACH_TYPE);
+                                              (enum bpf_attach_type)UPROBE_MULTI_ATTACH);
     int error = points_bpf__load(points->program);
     if (error)
         return lack(err, -error, "load the BPF program");
@@ -190,16 +190,14 @@ static int attach_in_one(struct points *points, pid_t pid, const char *library,
     if (!larger)
         return -ENOMEM;
     points->links = larger;
-    _cleanup_free_ uint64_t *offsets = calloc(count, sizeof(uint64_t));
-    _cleanup_free_ uint64_t *cookies = calloc(count, sizeof(uint64_t));
-    if (!offsets || !cookies)
+    _cleanup_free_ struct uprobe_place *places = calloc(count, sizeof(*places));
+    if (!places)
         return -ENOMEM;
-    for (size_t i = 0; i < count; i++) {
-        offsets[i] = entries[i].offset;
-        cookies[i] = cookie_of(&entries[i]);
-    }
-    int link = multi_attach(bpf_program__fd(points->program->progs.called), pid, library, offsets,
-                            cookies, count);
+    for (size_t i = 0; i < count; i++)
+        places[i] =
+            (struct uprobe_place){.offset = entries[i].offset, .cookie = cookie_of(&entries[i])};
+    int link = uprobe_multi_attach(bpf_program__fd(points->program->progs.called), pid, library,
+                                   places, count);
     if (link < 0)
         return link;
     points->links[points->link_count++] = link;

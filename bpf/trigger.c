@@ -128,7 +128,7 @@ static int set_file(const struct trigger *trigger, const struct trigger_point *p
         return ENOMEM;
     for (size_t i = 0; i < same; i++)
         places[i] = (struct uprobe_place){points[i].offset, points[i].semaphore, points[i].rule};
-    int link = uprobe_multi_attach(bpf_program__fd(trigger->program->progs.hit), points[0].path,
+    int link = uprobe_multi_attach(bpf_program__fd(trigger->program->progs.hit), 0, points[0].path,
                                    places, same);
     free(places);
     return link < 0 ? -link : 0;

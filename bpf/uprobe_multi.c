@@ -23,8 +23,8 @@ static int create(struct link_create *attributes)
     return fd < 0 ? -errno : (int)fd;
 }
 
-int uprobe_multi_attach(int program_fd, const char *path, const struct uprobe_place *places,
-                        size_t count)
+int uprobe_multi_attach(int program_fd, pid_t pid, const char *path,
+                        const struct uprobe_place *places, size_t count)
 {
     _cleanup_free_ uint64_t *numbers = calloc(3 * count + 1, sizeof(*numbers));
     if (!numbers)
@@ -42,6 +42,7 @@ int uprobe_multi_attach(int program_fd, const char *path, const struct uprobe_pl
         .semaphores = (uintptr_t)(numbers + count),
         .cookies = (uintptr_t)(numbers + 2 * count),
         .count = (uint32_t)count,
+        .pid = (uint32_t)pid,
     };
     return create(&attributes);
 }
@@ -60,6 +61,6 @@ bool uprobe_multi_is_there(void)
     if (program < 0)
         return false;
     const struct uprobe_place place = {.offset = 1};
-    _cleanup_close_ int link = uprobe_multi_attach(program, "/", &place, 1);
+    _cleanup_close_ int link = uprobe_multi_attach(program, 0, "/", &place, 1);
     return link == -EBADF;
 }

@@ -10,8 +10,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-/* Of the program, when it is loaded (enum bpf_attach_type). */
+/* Of the program, when it is loaded (enum bpf_attach_type); it can then no longer be
+ * attached to single probes. */
 #define UPROBE_MULTI_ATTACH 48
 
 struct uprobe_place {
@@ -23,9 +25,9 @@ struct uprobe_place {
 /* Whether the kernel has it. */
 bool uprobe_multi_is_there(void);
 
-/* A new link's descriptor, or -errno.  Processes that map the file get the breakpoints,
- * those that start later too. */
-int uprobe_multi_attach(int program_fd, const char *path, const struct uprobe_place *places,
-                        size_t count);
+/* A new link's descriptor, CLOEXEC, or -errno: closing it takes the probes away.  In that
+ * process alone or, where pid is 0, in all that map the file, also those that start later. */
+int uprobe_multi_attach(int program_fd, pid_t pid, const char *path,
+                        const struct uprobe_place *places, size_t count);
 
 #endif
