@@ -54,6 +54,7 @@ struct arrival {
     struct received received;
     struct image image;
     struct detached_log log;
+    bool lent;    /* its addresses were brought up */
     bool told;    /* the other side knows how it ended */
     bool running; /* the copy does */
 };
@@ -156,6 +157,14 @@ static int note_addresses(struct arrival *self, const Freezepoint__Stream__Need 
     return 0;
 }
 
+/* What this machine lacks is a refusal like those that follow. */
+static int refuse_lack(struct arrival *self, const struct err *err)
+{
+    struct err ignored;
+    self->told = err->kind == ERR_LACK && need_refuse(&self->stream, err->text, &ignored) == 0;
+    return -err->errnum;
+}
+
 /* 1: go on. */
 static int greet(struct arrival *self, struct err *err)
 {
@@ -171,13 +180,15 @@ static int greet(struct arrival *self, struct err *err)
     if (!error)
         error = session_begin(&self->session, self->options->images, err);
     if (error)
-        return error;
+        return refuse_lack(self, err);
+    struct need_place here = {.criu = self->session.criu,
+                              .store_path = self->session.store.path,
+                              .device = self->options->device};
     size_t refusals = 0;
-    error = need_answer(&self->stream, message->hello, self->session.criu, self->session.store.path,
-                        &refusals, err);
+    error = need_answer(&self->stream, message->hello, &here, &refusals, err);
     if (!error && refusals) {
         self->told = true;
-        return err_text(err, EOPNOTSUPP, "refused: the other side has been told why");
+        return err_lack(err, "refused: the other side has been told why");
     }
     return error ? error : 1;
 }
@@ -225,7 +236,7 @@ static void keep_addresses(struct arrival *self)
 static void drop_addresses(struct arrival *self)
 {
     struct err err;
-    if (!self->running && moving_addresses(&self->moving, address_remove, &err))
+    if (self->lent && !self->running && moving_addresses(&self->moving, address_remove, &err))
         say("%s", err.text);
     fence_end(&self->fence);
 }
@@ -318,6 +329,7 @@ static int run_copy(struct arrival *self, int *status, struct err *err)
         error = detached_log_open(&self->log, &self->session, err);
     if (!error)
         error = arrival_begin(self->session.job.runtime_path, &self->moving, err);
+    self->lent = !error;
     if (!error)
         error = moving_addresses(&self->moving, address_lend, err);
     if (error)

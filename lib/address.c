@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ifaddrs.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
@@ -49,36 +50,145 @@ int address_parse(const char *text, struct moved_address *out, struct err *err)
     return 0;
 }
 
-int address_is_here(const struct moved_address *address, struct err *err)
+static bool is_same(const struct ifaddrs *entry, const struct socket_address *address)
+{
+    if (!entry->ifa_addr || entry->ifa_addr->sa_family != address->family)
+        return false;
+    if (address->family == AF_INET)
+        return ((struct sockaddr_in *)entry->ifa_addr)->sin_addr.s_addr == address->v4.s_addr;
+    return IN6_ARE_ADDR_EQUAL(&((struct sockaddr_in6 *)entry->ifa_addr)->sin6_addr, &address->v6);
+}
+
+/* 1, 0 or -errno. */
+static int find_entry(const struct socket_address *address, const char *device,
+                      char found[IFNAMSIZ])
 {
     struct ifaddrs *list;
+    int here = 0;
     if (getifaddrs(&list) < 0)
-        return err_set(err, errno, "list the interfaces' addresses");
-    bool here = false;
+        return -errno;
     for (struct ifaddrs *entry = list; entry && !here; entry = entry->ifa_next) {
-        if (!entry->ifa_addr || entry->ifa_addr->sa_family != address->address.family ||
-            strcmp(entry->ifa_name, address->device) != 0)
+        if (!is_same(entry, address) || (device && strcmp(entry->ifa_name, device) != 0))
             continue;
-        const void *its = address->address.family == AF_INET
-                              ? (const void *)&((struct sockaddr_in *)entry->ifa_addr)->sin_addr
-                              : (const void *)&((struct sockaddr_in6 *)entry->ifa_addr)->sin6_addr;
-        here = !memcmp(its, &address->address.v6, address->address.family == AF_INET ? 4 : 16);
+        snprintf(found, IFNAMSIZ, "%s", entry->ifa_name);
+        here = 1;
     }
     freeifaddrs(list);
     return here;
+}
+
+int address_is_here(const struct moved_address *address, struct err *err)
+{
+    char found[IFNAMSIZ];
+    int here = find_entry(&address->address, address->device, found);
+    return here < 0 ? err_set(err, -here, "list the interfaces' addresses") : here;
+}
+
+bool address_find(const struct socket_address *address, char device[IFNAMSIZ])
+{
+    return find_entry(address, NULL, device) == 1;
+}
+
+int address_device_is_up(const char *device)
+{
+    struct ifreq request = {0};
+    _cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", device);
+    if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+        return -errno;
+    return (request.ifr_flags & IFF_UP) != 0;
+}
+
+/* ---- the first of a subnet ---- */
+
+struct subnet {
+    in_addr_t network, mask;
+};
+
+static bool get_subnet(const struct ifaddrs *entry, const char *device, struct subnet *out)
+{
+    if (!entry->ifa_addr || entry->ifa_addr->sa_family != AF_INET || !entry->ifa_netmask ||
+        strcmp(entry->ifa_name, device) != 0)
+        return false;
+    out->mask = ((struct sockaddr_in *)entry->ifa_netmask)->sin_addr.s_addr;
+    out->network = ((struct sockaddr_in *)entry->ifa_addr)->sin_addr.s_addr & out->mask;
+    return true;
+}
+
+/* The kernel lists them in this order: the first of each subnet before those that depend on
+ * it (net/ipv4/devinet.c, __inet_insert_ifa()).  *other gets one of those. */
+static bool has_dependents(const struct ifaddrs *list, const struct moved_address *address,
+                           struct in_addr *other)
+{
+    struct subnet one;
+    bool leads = false;
+    in_addr_t mask = htonl(address->prefix ? UINT32_MAX << (32 - address->prefix) : 0);
+    for (const struct ifaddrs *entry = list; entry; entry = entry->ifa_next) {
+        if (!get_subnet(entry, address->device, &one) || one.mask != mask ||
+            one.network != (address->address.v4.s_addr & mask))
+            continue;
+        if (leads) {
+            *other = ((struct sockaddr_in *)entry->ifa_addr)->sin_addr;
+            return true;
+        }
+        if (!is_same(entry, &address->address))
+            return false;
+        leads = true;
+    }
+    return false;
+}
+
+static bool promotes(const char *device)
+{
+    char path[96];
+    char letter = '0';
+    snprintf(path, sizeof(path), "/proc/sys/net/ipv4/conf/%s/promote_secondaries", device);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, &letter, 1) == 1 && letter != '0';
+}
+
+int address_check_leaving(const struct moved_address *address, struct err *err)
+{
+    struct ifaddrs *list;
+    struct in_addr other;
+    if (address->address.family != AF_INET || promotes("all") || promotes(address->device))
+        return 0;
+    if (getifaddrs(&list) < 0)
+        return err_set(err, errno, "list the interfaces' addresses");
+    bool others = has_dependents(list, address, &other);
+    freeifaddrs(list);
+    if (!others)
+        return 0;
+    char host[INET_ADDRSTRLEN], text[SOCKET_ADDRESS_TEXT];
+    inet_ntop(AF_INET, &other, host, sizeof(host));
+    socket_address_text(&address->address, text);
+    return err_text(err, EBUSY,
+                    "%s is the first address of its subnet on %s, and with it the kernel would "
+                    "take away %s, too; let those stay: sysctl net.ipv4.conf.%s.promote_secondaries"
+                    "=1",
+                    text, address->device, host, address->device);
+}
+
+/* ---- moving ---- */
+
+const char *address_find_program(struct err *err)
+{
+    static const char *const places[] = {"/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"};
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+        if (access(places[i], X_OK) == 0)
+            return places[i];
+    err_lack(err, "there is no 'ip' program to move addresses with; install iproute2");
+    return NULL;
 }
 
 /* iproute2 knows what a netlink message for it looks like. */
 static int run_ip(const struct moved_address *address, const char *verb, const char *lifetime,
                   struct err *err)
 {
-    static const char *const places[] = {"/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"};
     char host[SOCKET_ADDRESS_TEXT], text[SOCKET_ADDRESS_TEXT + 8], output[64];
-    const char *ip = NULL;
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]) && !ip; i++)
-        ip = access(places[i], X_OK) == 0 ? places[i] : NULL;
+    const char *ip = address_find_program(err);
     if (!ip)
-        return err_lack(err, "there is no 'ip' program to move addresses with; install iproute2");
+        return -err->errnum;
     socket_address_text(&address->address, host);
     snprintf(text, sizeof(text), "%s/%u", host, address->prefix);
     const char *argv[16] = {ip, "address", verb, text, "dev", address->device};

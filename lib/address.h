@@ -9,6 +9,7 @@
 #define FREEZEPOINT_ADDRESS_H
 
 #include <net/if.h>
+#include <stdbool.h>
 
 #include "lib/err.h"
 #include "lib/sockets.h"
@@ -26,6 +27,20 @@ int address_parse(const char *text, struct moved_address *out, struct err *err);
 
 /* Whether it is on that interface: 1, 0 or -errno. */
 int address_is_here(const struct moved_address *address, struct err *err);
+
+/* Whether it is on any interface of this host; `device` gets which. */
+bool address_find(const struct socket_address *address, char device[IFNAMSIZ]);
+
+/* 1, 0, or -errno where there is no such interface. */
+int address_device_is_up(const char *device);
+
+/* Whether the host can do without it: with the first IPv4 address of a subnet the kernel
+ * takes away the others of it (promote_secondaries in
+ * Documentation/networking/ip-sysctl.rst).  -EBUSY where they would go, too. */
+int address_check_leaving(const struct moved_address *address, struct err *err);
+
+/* The `ip` that addresses are moved with.  NULL: ERR_LACK. */
+const char *address_find_program(struct err *err);
 
 /* Until ADDRESS_LOAN_S have passed. */
 int address_lend(const struct moved_address *address, struct err *err);

@@ -35,6 +35,9 @@
 #define IMAGE_PRELOAD  "preload.so"
 #define IMAGE_CARRIED  "carried"
 
+/* Of a file in IMAGE_CARRIED. */
+#define IMAGE_CARRIED_SIZE_MAX (1 << 20)
+
 /* Leaves room for the name of a file below it in PATH_MAX. */
 #define IMAGE_PATH_MAX (PATH_MAX - NAME_MAX - 1)
 

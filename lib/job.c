@@ -312,22 +312,40 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
                     preload_places[0], preload_places[1]);
 }
 
-int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err)
+/* The number of the place that `path` is in, or -1. */
+static int preload_place_of(const char *path)
 {
     for (size_t i = 0; i < PRELOAD_PLACES; i++) {
         size_t length = strlen(preload_places[i]);
-        const char *name = path + length + 1;
-        if (strncmp(path, preload_places[i], length) != 0 || path[length] != '/' || !*name ||
-            *name == '.' || strchr(name, '/'))
+        if (strncmp(path, preload_places[i], length) != 0 || path[length] != '/')
             continue;
-        bool executable = false;
-        int error = make_preload_place(preload_places[i], &executable, err);
-        if (!error && !executable)
-            return err_lack(err,
-                            "the image's processes map the preload library from '%s', which is "
-                            "mounted noexec; remount it: mount -o remount,exec",
-                            preload_places[i]);
-        return error ? error : place_preload(preload_places[i], name, bytes, size, err);
+        const char *name = path + length + 1;
+        if (*name && *name != '.' && !strchr(name, '/'))
+            return (int)i;
     }
-    return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
+    return -1;
+}
+
+int job_check_preload_place(const char *path, struct err *err)
+{
+    int place = preload_place_of(path);
+    bool executable = false;
+    if (place < 0)
+        return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
+    int error = make_preload_place(preload_places[place], &executable, err);
+    if (!error && !executable)
+        return err_lack(err,
+                        "the image's processes map the preload library from '%s', which is "
+                        "mounted noexec; remount it: mount -o remount,exec",
+                        preload_places[place]);
+    return error;
+}
+
+int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err)
+{
+    int error = job_check_preload_place(path, err);
+    if (error)
+        return error;
+    const char *directory = preload_places[preload_place_of(path)];
+    return place_preload(directory, path + strlen(directory) + 1, bytes, size, err);
 }

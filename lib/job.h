@@ -70,6 +70,9 @@ void job_release(struct job *job);
 /* Whether anybody keeps the job of that runtime directory alive: 1, 0 or -errno. */
 int job_is_claimed(int directory_fd);
 
+/* Whether programs here can map it from that path, before it is there; errors as above. */
+int job_check_preload_place(const char *path, struct err *err);
+
 #define JOB_NONE ((struct job){.group.fd = -1, .lock_fd = -1, .socket_fd = -1, .request_fd = -1})
 
 /*

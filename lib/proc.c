@@ -185,7 +185,9 @@ struct file_walk {
 static bool visit_file(const struct mapping *map, void *context)
 {
     struct file_walk *walk = context;
-    bool wanted = walk->which == PROC_MAPPED_CODE ? map->executable : map->shared_writable;
+    bool wanted = walk->which == PROC_MAPPED_CODE     ? map->executable
+                  : walk->which == PROC_MAPPED_SHARED ? map->shared_writable
+                                                      : true;
     if (!map->path || !wanted || !strcmp(map->path, walk->last))
         return true;
     snprintf(walk->last, sizeof(walk->last), "%s", map->path);
@@ -219,7 +221,8 @@ static bool is_of_kernel(const char *path)
     return !strncmp(path, "/proc/", 6) || !strncmp(path, "/sys/", 5);
 }
 
-int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
+int proc_open_files(pid_t pid, void (*visit)(const struct proc_file *file, void *context),
+                    void *context)
 {
     char path[64], target[PATH_MAX];
     snprintf(path, sizeof(path), "/proc/%d/fd", pid);
@@ -229,15 +232,34 @@ int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), v
     for (struct dirent *entry; (entry = readdir(dir));) {
         struct stat about;
         ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-        long flags = n > 0 && target[0] == '/' ? descriptor_flags(pid, entry->d_name) : -1;
-        if (flags < 0 || (flags & O_ACCMODE) != O_RDONLY ||
-            fstatat(dirfd(dir), entry->d_name, &about, 0) < 0 || !S_ISREG(about.st_mode))
+        target[n > 0 ? n : 0] = '\0';
+        if (target[0] != '/' || is_of_kernel(target))
             continue;
-        target[n] = '\0';
-        if (!is_of_kernel(target))
-            visit(target, context);
+        long flags = descriptor_flags(pid, entry->d_name);
+        if (flags < 0 || fstatat(dirfd(dir), entry->d_name, &about, 0) < 0)
+            continue;
+        struct proc_file file = {.path = target, .flags = (int)flags, .about = &about};
+        visit(&file, context);
     }
     return 0;
+}
+
+struct read_walk {
+    void (*visit)(const char *path, void *context);
+    void *context;
+};
+
+static void visit_read_file(const struct proc_file *file, void *context)
+{
+    const struct read_walk *walk = context;
+    if ((file->flags & O_ACCMODE) == O_RDONLY && S_ISREG(file->about->st_mode))
+        walk->visit(file->path, walk->context);
+}
+
+int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context)
+{
+    struct read_walk walk = {.visit = visit, .context = context};
+    return proc_open_files(pid, visit_read_file, &walk);
 }
 
 int proc_memory_read(pid_t pid, uint64_t address, void *buffer, size_t size)

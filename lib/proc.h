@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #include "lib/err.h"
@@ -43,14 +44,24 @@ int proc_link(pid_t pid, const char *name, char *path, size_t size);
  * an ELF object's load bias.  0 or -errno (-ENOENT: not mapped). */
 int proc_find_mapping(pid_t pid, const char *path, uint64_t *address);
 
-/* The files mapped into pid: code, or memory shared with the file for writing.
+/* The files mapped into pid: code, memory shared with the file for writing, or all.
  * `visit` gets each path, sometimes twice.  0 or -errno. */
-enum proc_mapped { PROC_MAPPED_CODE, PROC_MAPPED_SHARED };
+enum proc_mapped { PROC_MAPPED_CODE, PROC_MAPPED_SHARED, PROC_MAPPED_ALL };
 
 int proc_mapped_files(pid_t pid, enum proc_mapped which,
                       void (*visit)(const char *path, void *context), void *context);
 
-/* The regular files that pid has open for reading alone.  0 or -errno. */
+/* What pid has open that has a path, files of /proc and /sys excepted.  0 or -errno. */
+struct proc_file {
+    const char *path;
+    int flags; /* of open(2) */
+    const struct stat *about;
+};
+
+int proc_open_files(pid_t pid, void (*visit)(const struct proc_file *file, void *context),
+                    void *context);
+
+/* The regular files among them that are open for reading alone.  0 or -errno. */
 int proc_read_files(pid_t pid, void (*visit)(const char *path, void *context), void *context);
 
 /* process_vm_readv/writev of all of `size` bytes.  0 or -errno. */

@@ -188,6 +188,18 @@ static int await_target(struct migration *self, Freezepoint__Stream__Kind kind, 
 
 /* ---- step by step ---- */
 
+static int ask_needs(struct migration *self, const char *criu, StreamMessage **answer,
+                     struct err *err)
+{
+    const struct migrate_request *request = self->request;
+    struct need_request need = {.job = request->job,
+                                .id = self->moving.id,
+                                .criu = criu,
+                                .addresses = request->addresses,
+                                .hooks = request->before_freeze || request->after_freeze};
+    return need_ask(&self->stream, &need, answer, err);
+}
+
 static int say_hello(struct migration *self, struct err *err)
 {
     char criu[PATH_MAX];
@@ -198,8 +210,7 @@ static int say_hello(struct migration *self, struct err *err)
     if (!error)
         error = stream_open(&self->stream, self->via.in, self->via.out, err);
     if (!error)
-        error = need_ask(&self->stream, self->request->job, self->moving.id, criu,
-                         self->request->addresses, &answer, err);
+        error = ask_needs(self, criu, &answer, err);
     if (error)
         return error;
     for (size_t i = 0; i < answer->hello->n_refusals; i++)

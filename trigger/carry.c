@@ -94,7 +94,7 @@ static void carry_one(const char *path, void *context)
         return;
     _cleanup_close_ int from = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (from < 0 || fstat(from, &about) < 0 || !S_ISREG(about.st_mode) || about.st_nlink == 0 ||
-        about.st_size > CARRY_SIZE_MAX || stat_parent(path, &parent))
+        about.st_size > IMAGE_CARRIED_SIZE_MAX || stat_parent(path, &parent))
         return;
     char name[32];
     snprintf(name, sizeof(name), "%zu", carrying->manifest->n_carried);

@@ -1,7 +1,7 @@
 /*
  * Files that an image must bring along, since the program may take them away when
  * it ends: those that a process has mapped shared and writable, up to
- * CARRY_SIZE_MAX.  CRIU maps them again by their path and fails where they are
+ * IMAGE_CARRIED_SIZE_MAX.  CRIU maps them again by their path and fails where they are
  * missing (criu/files-reg.c, open_path()).
  */
 #ifndef FREEZEPOINT_CARRY_H
@@ -12,8 +12,6 @@
 
 #include "lib/err.h"
 #include "lib/image.h"
-
-#define CARRY_SIZE_MAX (1 << 20)
 
 /* Copies the files of these processes, which should be frozen, into the draft and
  * enters them into the manifest.  A file that cannot be copied is left out: where

@@ -130,7 +130,7 @@ static int check_address(const struct moved_address *address, struct err *err)
         return err_text(err, EADDRNOTAVAIL,
                         "--move-address: %s is no address of %s here; 'ip address' lists them",
                         text, address->device);
-    return here < 0 ? here : 0;
+    return here < 0 ? here : address_check_leaving(address, err);
 }
 
 static int add_moved(struct handover *self, struct err *err)
