@@ -359,6 +359,8 @@ static int receive(struct arrival *self, int *status, struct err *err)
     uint32_t files;
     error = receive_begin(&self->stream, &self->received, &size, &files, err);
     if (!error)
+        error = receive_check_places(&self->received, &self->moving, err);
+    if (!error)
         error = fence_off(self, err);
     if (!error)
         error = receive_image(&self->stream, &self->session.store, self->name, size, files,

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Control characters in names that came from outside must not reach a terminal. */
-static void make_printable(char *text)
+/* They must not reach a terminal. */
+void err_make_printable(char *text)
 {
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
@@ -18,7 +18,7 @@ static void fill(struct err *err, int errnum, enum err_kind kind, const char *fo
     err->errnum = errnum;
     err->kind = kind;
     vsnprintf(err->text, sizeof(err->text), format, args);
-    make_printable(err->text);
+    err_make_printable(err->text);
 }
 
 static void append(struct err *err, const char *separator, const char *text)

@@ -43,4 +43,8 @@ int err_wrap(struct err *err, const char *format, ...) __attribute__((format(pri
 /* Puts "; FORMAT" behind the text that is there: the remedy. Returns -err->errnum. */
 int err_hint(struct err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Control characters become spaces: for names and texts that came from outside and are
+ * shown otherwise than in an err. */
+void err_make_printable(char *text);
+
 #endif

@@ -312,8 +312,8 @@ int job_place_preload(const char *hash, const void *bytes, size_t size, char *pa
                     preload_places[0], preload_places[1]);
 }
 
-/* The number of the place that `path` is in, or -1. */
-static int preload_place_of(const char *path)
+/* The place that `path` is in, or NULL. */
+static const char *preload_place_of(const char *path)
 {
     for (size_t i = 0; i < PRELOAD_PLACES; i++) {
         size_t length = strlen(preload_places[i]);
@@ -321,31 +321,31 @@ static int preload_place_of(const char *path)
             continue;
         const char *name = path + length + 1;
         if (*name && *name != '.' && !strchr(name, '/'))
-            return (int)i;
+            return preload_places[i];
     }
-    return -1;
+    return NULL;
 }
 
 int job_check_preload_place(const char *path, struct err *err)
 {
-    int place = preload_place_of(path);
+    const char *place = preload_place_of(path);
     bool executable = false;
-    if (place < 0)
+    if (!place)
         return err_text(err, EINVAL, "the image names a preload library at an odd path '%s'", path);
-    int error = make_preload_place(preload_places[place], &executable, err);
+    int error = make_preload_place(place, &executable, err);
     if (!error && !executable)
         return err_lack(err,
                         "the image's processes map the preload library from '%s', which is "
                         "mounted noexec; remount it: mount -o remount,exec",
-                        preload_places[place]);
+                        place);
     return error;
 }
 
 int job_put_back_preload(const char *path, const void *bytes, size_t size, struct err *err)
 {
+    const char *place = preload_place_of(path);
     int error = job_check_preload_place(path, err);
-    if (error)
+    if (error || !place)
         return error;
-    const char *directory = preload_places[preload_place_of(path)];
-    return place_preload(directory, path + strlen(directory) + 1, bytes, size, err);
+    return place_preload(place, path + strlen(place) + 1, bytes, size, err);
 }

@@ -79,9 +79,9 @@ static void forget_old(void)
     time_t now = time(NULL);
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         struct stat about;
-        if (entry->d_name[0] != '.' &&
-            fstatat(dirfd(dir), entry->d_name, &about, AT_SYMLINK_NOFOLLOW) == 0 &&
-            now - about.st_mtime > KEPT_SECONDS)
+        /* With a '.' in front: of somebody who was killed while writing one. */
+        if (fstatat(dirfd(dir), entry->d_name, &about, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(about.st_mode) && now - about.st_mtime > KEPT_SECONDS)
             unlinkat(dirfd(dir), entry->d_name, 0);
     }
 }

@@ -80,16 +80,19 @@ static int receive_packet(int connection, int timeout_ms, const ProtobufCMessage
         return err_set(err, -events, "wait for the other process");
     if (events == 0)
         return err_text(err, ETIMEDOUT, "the other process says nothing");
-    _cleanup_free_ uint8_t *bytes = malloc(MESSAGE_MAX);
+    _cleanup_free_ uint8_t *bytes = malloc(MESSAGE_MAX + 1);
     if (!bytes)
         return err_set(err, ENOMEM, "request");
     int passed = -1;
-    ssize_t n = fd_receive(connection, bytes, MESSAGE_MAX, &passed);
+    ssize_t n = fd_receive(connection, bytes, MESSAGE_MAX + 1, &passed);
     fd_close(&passed);
     if (n == 0 || n == -ECONNRESET)
         return err_text(err, EPIPE, "the other process is gone");
     if (n < 0)
         return err_set(err, (int)-n, "receive from the other process");
+    /* What is cut off could be a whole message of another meaning. */
+    if (n > (ssize_t)MESSAGE_MAX)
+        return err_text(err, EPROTO, "the other process says too much at once");
     *out = protobuf_c_message_unpack(kind, NULL, (size_t)n, bytes);
     return *out ? 0 : err_text(err, EPROTO, "the other process sent something else");
 }

@@ -16,6 +16,7 @@
 #include "lib/stream.h"
 #include "lib/via.h"
 #include "restore/need.h"
+#include "restore/refusal.h"
 #include "restore/send.h"
 
 /* The supervisor has bounds of its own for all that it does. */
@@ -53,6 +54,7 @@ tell(const struct migration *self, enum migrate_phase phase, const char *format,
         va_start(args, format);
         vsnprintf(text, sizeof(text), format, args);
         va_end(args);
+        err_make_printable(text);
     }
     self->request->tell(self->request->context, &event);
 }
@@ -213,7 +215,7 @@ static int say_hello(struct migration *self, struct err *err)
         error = ask_needs(self, criu, &answer, err);
     if (error)
         return error;
-    for (size_t i = 0; i < answer->hello->n_refusals; i++)
+    for (size_t i = 0; i < answer->hello->n_refusals && i <= REFUSALS_MAX; i++)
         tell(self, MIGRATE_REFUSED, "%s", answer->hello->refusals[i]);
     if (answer->hello->n_refusals)
         return err_lack(err, "it cannot go there; nothing was stopped");
@@ -321,7 +323,8 @@ static int run_copy(struct migration *self, struct err *err)
     self->running_ns = proc_monotonic_ns();
     fault_point("migrate:told");
     if (!error)
-        snprintf(self->out->name, sizeof(self->out->name), "%s", running->text);
+        snprintf(self->out->name, sizeof(self->out->name), "%s",
+                 job_name_is_valid(running->text) ? running->text : "");
     else if (error != -ECANCELED)
         error = ask_outcome(self, err);
     if (!error)

@@ -21,7 +21,7 @@
 static uint64_t measure_memory(const pid_t *pids, size_t count)
 {
     uint64_t bytes = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; pids && i < count; i++) {
         uint64_t its = 0;
         if (proc_pss(pids[i], &its) == 0)
             bytes += its;

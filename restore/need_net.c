@@ -81,7 +81,7 @@ static int check_loopback(const struct open_sockets *sockets, struct err *err)
 static int add_port(Freezepoint__Stream__Need *need, const struct open_socket *socket)
 {
     NeededPort *port = calloc(1, sizeof(*port));
-    uint8_t *bytes = malloc(sizeof(struct in6_addr));
+    uint8_t *bytes = malloc(size_of(socket->local.family));
     if (!port || !bytes) {
         free(port);
         free(bytes);

@@ -197,6 +197,29 @@ int receive_begin(struct stream *stream, struct received *out, uint64_t *size, u
     return take_places(begin, out, err);
 }
 
+static bool comes_along(const struct moving *moving, const struct socket_address *place)
+{
+    char text[sizeof(moving->addresses)], *rest = NULL;
+    memcpy(text, moving->addresses, sizeof(text));
+    for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+        struct moved_address moved;
+        struct err ignored;
+        if (address_parse(word, &moved, &ignored) == 0 &&
+            socket_address_equals(&moved.address, place))
+            return true;
+    }
+    return false;
+}
+
+int receive_check_places(const struct received *received, const struct moving *moving,
+                         struct err *err)
+{
+    for (size_t i = 0; i < received->place_count; i++)
+        if (received->places[i].port == 0 && !comes_along(moving, &received->places[i]))
+            return odd(err, "an address that is not to come along");
+    return 0;
+}
+
 int receive_image(struct stream *stream, const struct store *store, const char *name, uint64_t size,
                   uint32_t files, struct received *out, struct err *err)
 {

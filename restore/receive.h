@@ -8,6 +8,7 @@
 
 #include "lib/err.h"
 #include "lib/image.h"
+#include "lib/moving.h"
 #include "lib/sockets.h"
 #include "lib/stream.h"
 
@@ -25,6 +26,11 @@ struct received {
 /* BEGIN: what is to come.  *out is to be released, also after a failure. */
 int receive_begin(struct stream *stream, struct received *out, uint64_t *size, uint32_t *files,
                   struct err *err);
+
+/* All packets of a place without a port are kept away: only those of addresses that come
+ * along, which nobody else has here.  -EBADMSG. */
+int receive_check_places(const struct received *received, const struct moving *moving,
+                         struct err *err);
 
 /* Then all up to MANIFEST. */
 int receive_image(struct stream *stream, const struct store *store, const char *name, uint64_t size,

@@ -18,6 +18,7 @@
 #define FREEZE_TIMEOUT_MS (10 * 1000)
 #define KILL_TIMEOUT_MS   (10 * 1000)
 #define ASK_AGAIN_MS      2000
+#define PLACES_MAX        2000
 
 static void free_request(Freezepoint__Request **request)
 {
@@ -45,6 +46,12 @@ static const char *check(const Freezepoint__Request *request, bool has_points)
         return "the command of --via is empty or too long";
     if (request->next_point && !has_points)
         return "the job has no further point that could be due; leave --at next out";
+    for (size_t i = 0; i < request->n_addresses; i++) {
+        struct moved_address ignored;
+        struct err err;
+        if (address_parse(request->addresses[i], &ignored, &err))
+            return "an address that is to go along cannot be read";
+    }
     return NULL;
 }
 
@@ -62,6 +69,10 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
     }
     const char *refusal =
         out->connection >= 0 ? "the job is just being migrated" : check(request, has_points);
+    struct moving moving = {.id = ""};
+    for (size_t i = 0; i < request->n_addresses && !refusal; i++)
+        if (moving_add_address(&moving, request->addresses[i], &err))
+            refusal = "too many addresses are to go along";
     if (refusal) {
         reply(connection, FREEZEPOINT__REPLY_KIND__REPLY_REFUSED, refusal, &err);
         return 0;
@@ -69,15 +80,13 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
     *out = (struct handover){.connection = fd_steal(&connection),
                              .fence = FENCE_NONE,
                              .at_point = request->next_point,
+                             .moving = moving,
                              .job = job,
                              .as = *job,
                              .checkpoints_left = checkpoints_left};
     snprintf(out->moving.id, sizeof(out->moving.id), "%s", request->id);
     snprintf(out->moving.via, sizeof(out->moving.via), "%.*s", (int)request->via.len,
              (const char *)request->via.data);
-    for (size_t i = 0; i < request->n_addresses; i++)
-        if (moving_add_address(&out->moving, request->addresses[i], &err))
-            log_info("migrate", "%s", err.text);
     out->as.then_stop = true;
     out->as.tcp = TCP_MODE_ESTABLISHED;
     if (out->at_point)
@@ -87,11 +96,23 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
 
 /* ---- packets ---- */
 
+/* The whole of an address, where it goes along, has its ports. */
+static bool covers(const struct socket_address *known, const struct socket_address *place)
+{
+    struct socket_address whole = *place;
+    if (known->port == 0)
+        whole.port = 0;
+    return socket_address_equals(known, &whole);
+}
+
 static int add_place(struct handover *self, const struct socket_address *place)
 {
     for (size_t i = 0; i < self->place_count; i++)
-        if (socket_address_equals(&self->places[i], place))
+        if (covers(&self->places[i], place))
             return 0;
+    /* They have to fit into a reply, and nft has to take them. */
+    if (self->place_count == PLACES_MAX)
+        return -E2BIG;
     struct socket_address *grown =
         reallocarray(self->places, self->place_count + 1, sizeof(*self->places));
     if (!grown)
@@ -115,7 +136,12 @@ static int add_places(struct handover *self, struct err *err)
         if (sockets.list[i].kind == SOCKET_DATAGRAM || sockets.list[i].local.port == 0)
             continue;
         error = add_place(self, &sockets.list[i].local);
-        if (error)
+        if (error == -E2BIG)
+            err_text(err, E2BIG,
+                     "the job has more than %d ports, connections that it has opened itself "
+                     "among them; have it close some, or move their address: --move-address",
+                     PLACES_MAX);
+        else if (error)
             err_set(err, -error, "list the job's connections");
     }
     return error;
