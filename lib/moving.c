@@ -139,9 +139,24 @@ static int write_record(const char *runtime_path, const char *name, const struct
     return write_file(path, text, err);
 }
 
-static int damaged(const char *path, struct err *err)
+int moving_parse(const char *text, struct moving *out, struct err *err)
 {
-    return err_text(err, EBADMSG, "'%s' is damaged", path);
+    const char *addresses = strchr(text, '\n');
+    const char *via = addresses ? strchr(addresses + 1, '\n') : NULL;
+    if (!via)
+        return err_text(err, EBADMSG, "the record of a migration is cut short");
+    size_t id_size = (size_t)(addresses++ - text), addresses_size = (size_t)(via++ - addresses);
+    struct moving moving = {.id = ""};
+    if (id_size >= sizeof(moving.id) || addresses_size >= sizeof(moving.addresses) ||
+        strlen(via) >= sizeof(moving.via))
+        return err_text(err, EBADMSG, "the record of a migration is too long");
+    memcpy(moving.id, text, id_size);
+    memcpy(moving.addresses, addresses, addresses_size);
+    memcpy(moving.via, via, strlen(via));
+    if (!moving_id_is_valid(moving.id))
+        return err_text(err, EBADMSG, "the record of a migration has an odd number");
+    *out = moving;
+    return 0;
 }
 
 /* -ENOENT where the job has none. */
@@ -153,19 +168,7 @@ static int read_record(const char *runtime_path, const char *name, struct moving
     ssize_t n = read_file(path, text, sizeof(text));
     if (n < 0)
         return err_set(err, (int)-n, "read '%s'", path);
-    char *addresses = strchr(text, '\n');
-    char *via = addresses ? strchr(addresses + 1, '\n') : NULL;
-    if (!via)
-        return damaged(path, err);
-    *addresses++ = *via++ = '\0';
-    if (!moving_id_is_valid(text) || strlen(addresses) >= sizeof(out->addresses) ||
-        strlen(via) >= sizeof(out->via))
-        return damaged(path, err);
-    *out = (struct moving){.id = ""};
-    memcpy(out->id, text, sizeof(out->id));
-    memcpy(out->addresses, addresses, strlen(addresses));
-    memcpy(out->via, via, strlen(via));
-    return 0;
+    return moving_parse(text, out, err) ? err_wrap(err, "'%s'", path) : 0;
 }
 
 static void remove_record(const char *runtime_path, const char *name)

@@ -38,6 +38,10 @@ struct moving {
     char via[MOVING_VIA_MAX];             /* reaches the other side; on the target "" */
 };
 
+/* The record of either side as it is written: three lines, the number, the addresses, the
+ * command (which may be several lines).  -EBADMSG. */
+int moving_parse(const char *text, struct moving *out, struct err *err);
+
 /* Puts one more behind the others; -E2BIG where there are too many. */
 int moving_add_address(struct moving *moving, const char *text, struct err *err);
 

@@ -148,7 +148,8 @@ int need_answer(struct stream *stream, const Freezepoint__Stream__Hello *hello,
     machine_check(hello->machine, &machine.message, &refusals);
     machine_check_space(need->memory, &machine.message, place->store_path, &refusals);
     need_files_check(need, &refusals);
-    need_net_check(need, hello->id, place->device, &refusals);
+    need_net_check(need, place->device, &refusals);
+    need_net_check_fence(need, hello->id, &refusals);
     machine_check_kernel(need->connections > 0, &refusals);
     int error = answer(stream, &refusals, &machine.message, err);
     *count = refusals.count;

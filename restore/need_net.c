@@ -308,7 +308,7 @@ static void check_moved(const char *text, const char *device, struct refusals *r
                device, device);
 }
 
-void need_net_check(const Freezepoint__Stream__Need *need, const char *id, const char *device,
+void need_net_check(const Freezepoint__Stream__Need *need, const char *device,
                     struct refusals *refusals)
 {
     struct err err;
@@ -318,6 +318,12 @@ void need_net_check(const Freezepoint__Stream__Need *need, const char *id, const
         refuse(refusals, "%s", err.text);
     check_ports(need, refusals);
     check_local(need, refusals);
+}
+
+void need_net_check_fence(const Freezepoint__Stream__Need *need, const char *id,
+                          struct refusals *refusals)
+{
+    struct err err;
     if (need->n_addresses == 0 && need->n_ports == 0 && need->connections == 0)
         return;
     struct fence fence = FENCE_NONE;

@@ -17,9 +17,12 @@ int need_net_gather(const pid_t *pids, size_t count, Freezepoint__Stream__Need *
                     struct err *err);
 void need_net_free(Freezepoint__Stream__Need *need);
 
-/* The target's side.  `id` is the migration's, `device` where addresses that come along are
- * brought up, or NULL. */
-void need_net_check(const Freezepoint__Stream__Need *need, const char *id, const char *device,
+/* The target's side.  `device` is where addresses that come along are brought up, or NULL. */
+void need_net_check(const Freezepoint__Stream__Need *need, const char *device,
                     struct refusals *refusals);
+
+/* Whether packets can be kept away here, where that is needed.  `id` is the migration's. */
+void need_net_check_fence(const Freezepoint__Stream__Need *need, const char *id,
+                          struct refusals *refusals);
 
 #endif

@@ -1,6 +1,10 @@
-/* [RUNS [START]]: so many mutated inputs, the same for the same START.
+/* [RUNS [START]]: the inputs that are kept in tests/fuzz/corpus/NAME/, then so many mutated
+ * ones of these and the seeds, the same for the same START.
  * FILE: one input, as it was kept when a run died. */
+#include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +13,8 @@
 #include "tests/fuzz/fuzz.h"
 
 #define RUNS      20000
-#define SEEDS_MAX 16
+#define SEEDS_MAX 64
+#define FILE_MAX  (1 << 20)
 #define GROWTH    64
 
 void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
@@ -73,27 +78,65 @@ static void mutate(struct input *input, size_t capacity)
     }
 }
 
-static int run_mutated(unsigned long runs)
+/* Of its own size, so that a sanitizer sees a read beyond it. */
+static void try_input(const struct input *input)
+{
+    current.size = input->size;
+    current.bytes = malloc(input->size ? input->size : 1);
+    memcpy(current.bytes, input->bytes, input->size);
+    LLVMFuzzerTestOneInput(current.bytes, current.size);
+    free(current.bytes);
+}
+
+static bool read_input(const char *path, struct input *out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    out->bytes = malloc(FILE_MAX);
+    ssize_t n = fd < 0 ? -1 : read(fd, out->bytes, FILE_MAX);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        free(out->bytes);
+    out->size = n < 0 ? 0 : (size_t)n;
+    return n >= 0;
+}
+
+/* Sorted: the runs are to be the same everywhere.  The number that there are then. */
+static size_t add_corpus(const char *program, struct input *seeds, size_t count)
+{
+    struct dirent **list;
+    char directory[256], path[sizeof(directory) + NAME_MAX + 2];
+    const char *name = strstr(program, "fuzz_");
+    snprintf(directory, sizeof(directory), "tests/fuzz/corpus/%s", name ? name + 5 : "");
+    int files = scandir(directory, &list, NULL, alphasort);
+    for (int i = 0; i < files; i++) {
+        snprintf(path, sizeof(path), "%s/%s", directory, list[i]->d_name);
+        if (list[i]->d_name[0] != '.' && count < SEEDS_MAX && read_input(path, &seeds[count]))
+            try_input(&seeds[count++]);
+        free(list[i]);
+    }
+    if (files >= 0)
+        free(list);
+    return count;
+}
+
+static int run_mutated(const char *program, unsigned long runs)
 {
     struct input seeds[SEEDS_MAX] = {{0}};
     size_t count = 0, largest = 0;
-    while (count < SEEDS_MAX && (seeds[count].bytes = fuzz_seed(count, &seeds[count].size))) {
-        largest = seeds[count].size > largest ? seeds[count].size : largest;
-        count++;
-    }
+    while (count < SEEDS_MAX && (seeds[count].bytes = fuzz_seed(count, &seeds[count].size)))
+        try_input(&seeds[count++]);
+    count = add_corpus(program, seeds, count);
+    for (size_t i = 0; i < count; i++)
+        largest = seeds[i].size > largest ? seeds[i].size : largest;
     size_t capacity = largest + (size_t)4 * GROWTH;
     for (unsigned long run = 0; run < runs; run++) {
         const struct input *seed = &seeds[draw(count)];
-        /* Of its own size, so that a sanitizer sees a read beyond it. */
-        uint8_t *room = malloc(capacity);
-        memcpy(room, seed->bytes, seed->size);
-        current = (struct input){room, seed->size};
-        mutate(&current, capacity);
-        current.bytes = malloc(current.size ? current.size : 1);
-        memcpy(current.bytes, room, current.size);
-        LLVMFuzzerTestOneInput(current.bytes, current.size);
-        free(current.bytes);
-        free(room);
+        struct input made = {malloc(capacity), seed->size};
+        memcpy(made.bytes, seed->bytes, seed->size);
+        mutate(&made, capacity);
+        try_input(&made);
+        free(made.bytes);
     }
     for (size_t i = 0; i < count; i++)
         free(seeds[i].bytes);
@@ -102,15 +145,14 @@ static int run_mutated(unsigned long runs)
 
 static int run_file(const char *path)
 {
-    static uint8_t bytes[1 << 20];
-    int fd = open(path, O_RDONLY);
-    ssize_t n = fd < 0 ? -1 : read(fd, bytes, sizeof(bytes));
-    if (n < 0) {
+    struct input input;
+    if (!read_input(path, &input)) {
         perror(path);
         return 1;
     }
-    close(fd);
-    return LLVMFuzzerTestOneInput(bytes, (size_t)n);
+    try_input(&input);
+    free(input.bytes);
+    return 0;
 }
 
 int main(int argc, char **argv)
@@ -123,5 +165,5 @@ int main(int argc, char **argv)
     state = state ? state : 1;
     if (__sanitizer_set_death_callback)
         __sanitizer_set_death_callback(keep_input);
-    return run_mutated(runs);
+    return run_mutated(argv[0], runs);
 }
