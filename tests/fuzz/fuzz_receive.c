@@ -5,13 +5,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "lib/dir.h"
-#include "lib/image_manifest.h"
 #include "restore/receive.h"
 #include "tests/fuzz/fuzz.h"
-#include "tests/unit/image_sample.h"
+#include "tests/unit/wire.h"
 
 #define HEADER_SIZE 24
 #define SUM_OFFSET  16
@@ -120,82 +118,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     return 0;
 }
 
-/* ---- a good one ---- */
-
-struct text {
-    uint8_t *bytes;
-    size_t size;
-};
-
-static void append(struct text *text, const StreamMessage *message, const void *payload,
-                   size_t payload_size)
-{
-    _cleanup_free_ uint8_t *frame = NULL;
-    size_t size;
-    struct err err;
-    if (stream_frame(message, payload, payload_size, &frame, &size, &err))
-        abort();
-    text->bytes = realloc(text->bytes, text->size + size);
-    memcpy(text->bytes + text->size, frame, size);
-    text->size += size;
-}
-
-static void append_file(struct text *text, Freezepoint__Manifest *manifest, const char *path,
-                        const char *contents)
-{
-    StreamMessage message = FREEZEPOINT__STREAM__MESSAGE__INIT;
-    Freezepoint__Stream__File file = FREEZEPOINT__STREAM__FILE__INIT;
-    Freezepoint__Stream__Chunk chunk = FREEZEPOINT__STREAM__CHUNK__INIT;
-    file.path = (ProtobufCBinaryData){.len = strlen(path), .data = (uint8_t *)path};
-    file.size = chunk.size = (uint32_t)strlen(contents);
-    message.kind = FREEZEPOINT__STREAM__KIND__FILE;
-    message.file = &file;
-    append(text, &message, NULL, 0);
-    message.file = NULL;
-    message.kind = FREEZEPOINT__STREAM__KIND__CHUNK;
-    message.chunk = &chunk;
-    append(text, &message, contents, strlen(contents));
-    Freezepoint__File *listed = SAMPLE_NEW(Freezepoint__File, freezepoint__file__init);
-    listed->path = sample_bytes(path);
-    listed->size = strlen(contents);
-    listed->sum = XXH3_64bits(contents, strlen(contents));
-    manifest->files[manifest->n_files++] = listed;
-}
-
 uint8_t *fuzz_seed(size_t index, size_t *size)
 {
     if (index)
         return NULL;
-    struct text text = {0};
-    struct err err;
-    uint8_t place[] = {0, 80, 10, 0, 0, 1}, whole[] = {0, 0, 10, 0, 0, 5};
-    ProtobufCBinaryData places[] = {{.len = sizeof(place), .data = place},
-                                    {.len = sizeof(whole), .data = whole}};
-    StreamMessage message = FREEZEPOINT__STREAM__MESSAGE__INIT;
-    Freezepoint__Stream__Begin begin = FREEZEPOINT__STREAM__BEGIN__INIT;
-    Freezepoint__Manifest *manifest = sample_manifest("fuzz");
-    manifest->format = IMAGE_FORMAT;
-    manifest->generation = 1;
-    manifest->files = calloc(2, sizeof(*manifest->files));
-    begin.tcp = 1;
-    begin.files = 2;
-    begin.size = 12;
-    begin.places = places;
-    begin.n_places = 2;
-    message.kind = FREEZEPOINT__STREAM__KIND__BEGIN;
-    message.begin = &begin;
-    append(&text, &message, NULL, 0);
-    append_file(&text, manifest, "criu/core-77.img", "a core");
-    append_file(&text, manifest, IMAGE_PRELOAD, "shared");
-    message.begin = NULL;
-    message.kind = FREEZEPOINT__STREAM__KIND__MANIFEST;
-    uint8_t *bytes = NULL;
-    size_t length = 0;
-    if (manifest_encode(manifest, &bytes, &length, &err))
-        abort();
-    append(&text, &message, bytes, length);
-    free(bytes);
-    freezepoint__manifest__free_unpacked(manifest, NULL);
-    *size = text.size;
-    return text.bytes;
+    struct wire wire;
+    wire_open(&wire);
+    wire_begin(&wire, WIRE_FILES, WIRE_SIZE);
+    wire_two_files(&wire);
+    wire_manifest(&wire);
+    uint8_t *bytes = steal_pointer(&wire.bytes);
+    *size = wire.size;
+    wire_close(&wire);
+    return bytes;
 }
