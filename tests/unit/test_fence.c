@@ -261,6 +261,10 @@ static void hides_an_address_as_a_whole(void **state)
     assert_int_not_equal(system("ip neighbour show fd66::1 | grep -q lladdr"), 0);
     assert_int_equal(setns(here_ns, CLONE_NEWNET), 0);
     fence_end(&fence);
+    /* That nobody answered is remembered for a while. */
+    assert_int_equal(setns(there_ns, CLONE_NEWNET), 0);
+    assert_int_equal(system("ip neighbour flush dev v1"), 0);
+    assert_int_equal(setns(here_ns, CLONE_NEWNET), 0);
     for (int six = 0; six < 2; six++)
         assert_int_equal(try_connect(six, PORT, SOON_MS), -ECONNREFUSED);
 }
@@ -329,6 +333,22 @@ static void two_do_not_disturb_each_other(void **state)
     assert_int_equal(try_connect(false, PORT, SOON_MS), -ECONNREFUSED);
 }
 
+/* Of many complaints the first is told, and none is taken for success. */
+static void tells_of_what_nft_refuses(void **state)
+{
+    (void)state;
+    struct err err;
+    struct socket_address places[300];
+    for (size_t i = 0; i < 300; i++)
+        places[i] = place_at(false, (uint16_t)(10000 + i));
+    struct fence fence = start();
+    snprintf(fence.name, sizeof(fence.name), "freezepoint-none");
+    assert_int_equal(fence_close_off(&fence, places, 300, &err), -EOPNOTSUPP);
+    assert_int_equal(err.kind, ERR_LACK);
+    assert_non_null(strstr(err.text, "No such file"));
+    fence_end(&fence);
+}
+
 static void takes_many_places(void **state)
 {
     (void)state;
@@ -356,6 +376,7 @@ int main(void)
         cmocka_unit_test(ends_with_the_death_of_who_holds_it),
         cmocka_unit_test(ends_with_the_death_of_its_child),
         cmocka_unit_test(two_do_not_disturb_each_other),
+        cmocka_unit_test(tells_of_what_nft_refuses),
         cmocka_unit_test(takes_many_places),
     };
     signal(SIGPIPE, SIG_IGN);
