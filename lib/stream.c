@@ -151,12 +151,19 @@ int stream_say(struct stream *stream, Freezepoint__Stream__Kind kind, const char
     return stream_send(stream, &message, NULL, 0, err);
 }
 
-static int check_header(const struct header *header, struct err *err)
+/* As soon as it can be seen: what is shorter than a header is followed by the end. */
+static int check_magic(const struct stream *stream, struct err *err)
 {
-    if (memcmp(header->magic, magic, sizeof(magic)) != 0)
+    size_t size = stream->got < sizeof(magic) ? stream->got : sizeof(magic);
+    if (memcmp(stream->header, magic, size) != 0)
         return err_text(err, EBADMSG,
                         "what comes from the other side is not freezepoint's stream; does the "
                         "command run 'freezepoint receive' and print nothing else?");
+    return 0;
+}
+
+static int check_header(const struct header *header, struct err *err)
+{
     if (le32toh(header->message) > STREAM_MESSAGE_MAX ||
         le32toh(header->payload) > STREAM_CHUNK_MAX || header->zero)
         return err_text(err, EBADMSG, "a message from the other side has an odd length");
@@ -202,12 +209,13 @@ static int take(struct stream *stream, struct header *header, struct err *err)
             return lost(n == 0 ? EPIPE : errno, err);
         stream->got += (size_t)n;
         stream->received += (uint64_t)n;
-        if (!known && stream->got == sizeof(*header)) {
+        int error = known ? 0 : check_magic(stream, err);
+        if (!error && !known && stream->got == sizeof(*header)) {
             memcpy(header, stream->header, sizeof(*header));
-            int error = check_header(header, err);
-            if (error)
-                return error;
+            error = check_header(header, err);
         }
+        if (error)
+            return error;
     }
 }
 

@@ -187,6 +187,13 @@ static void refuses_what_is_no_stream_with_a_hint(void **state)
     say(link, motd, sizeof(motd));
     assert_int_equal(stream_receive(&link->stream, &message, &err), -EBADMSG);
     assert_non_null(strstr(err.text, "print nothing else"));
+    void *other = NULL;
+    assert_int_equal(setup(&other), 0);
+    link = other;
+    say(link, "Hi!", 3);
+    fd_close(&link->far_out);
+    assert_int_equal(stream_receive(&link->stream, &message, &err), -EBADMSG);
+    teardown(&other);
 }
 
 static void refuses_lengths_that_are_too_large_before_it_waits_for_them(void **state)
