@@ -48,8 +48,7 @@ static const char *check(const Freezepoint__Request *request, bool has_points)
     return NULL;
 }
 
-int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bool has_points,
-                    struct handover *out)
+int handover_accept(const struct supervision *job, bool has_points, struct handover *out)
 {
     struct err err;
     _cleanup_close_ int connection = request_accept(job->job, &err);
@@ -70,8 +69,7 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
                              .fence = FENCE_NONE,
                              .at_point = request->next_point,
                              .job = job,
-                             .as = *job,
-                             .checkpoints_left = checkpoints_left};
+                             .as = *job};
     snprintf(out->moving.id, sizeof(out->moving.id), "%s", request->id);
     snprintf(out->moving.via, sizeof(out->moving.via), "%.*s", (int)request->via.len,
              (const char *)request->via.data);

@@ -25,9 +25,9 @@ struct handover {
     bool at_point;  /* it waits for the job's next point */
     struct moving moving;
     const struct supervision *job;
-    struct supervision as; /* the job, as it is to be dumped for this */
-    uint64_t checkpoints_left;
-    struct fence fence; /* started where packets have to be kept away */
+    struct supervision as;     /* the job, as it is to be dumped for this */
+    uint64_t checkpoints_left; /* 0: no limit; the caller's to set */
+    struct fence fence;        /* started where packets have to be kept away */
     struct socket_address *places;
     size_t place_count;
 };
@@ -38,8 +38,7 @@ struct handover {
  * Takes a request.  1: a hand-over has begun: out->as is how to dump the job.  0: there
  * was none, or it was refused, which the requester has been told.
  */
-int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bool has_points,
-                    struct handover *out);
+int handover_accept(const struct supervision *job, bool has_points, struct handover *out);
 
 /* Everything that takes time and does not stop the job. */
 int handover_prepare(struct handover *handover, struct err *err);
