@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -41,8 +42,6 @@ static int set(void *context, const char *name, const char *value, struct err *e
 {
     struct migrate_options *options = context;
     if (!strcmp(name, "via")) {
-        if (strlen(value) >= MOVING_VIA_MAX)
-            return err_usage(err, "--via: the command is too long");
         options->via = value;
     } else if (!strcmp(name, "move-address")) {
         struct moved_address ignored;
@@ -102,16 +101,6 @@ static void free_reply(Freezepoint__Reply **reply)
 
 /* ---- both sides ---- */
 
-static int request(struct migration *self, Freezepoint__RequestKind kind, const char *text,
-                   struct err *err)
-{
-    Freezepoint__Request message;
-    freezepoint__request__init(&message);
-    message.kind = kind;
-    message.text = (char *)text;
-    return request_send(self->supervisor, &message, err);
-}
-
 /* What the supervisor says unasked is that it is over. */
 static int check_supervisor(struct migration *self, int timeout_ms, Freezepoint__Reply **out,
                             struct err *err)
@@ -128,6 +117,25 @@ static int check_supervisor(struct migration *self, int timeout_ms, Freezepoint_
     }
     *out = reply;
     return 0;
+}
+
+/* Where it is gone it may have said why. */
+static int hear_why(struct migration *self, struct err *err)
+{
+    _cleanup_(free_reply) Freezepoint__Reply *reply = NULL;
+    int error = check_supervisor(self, 0, &reply, err);
+    return error ? error : err_text(err, EPIPE, "the job's supervisor is gone");
+}
+
+static int request(struct migration *self, Freezepoint__RequestKind kind, const char *text,
+                   struct err *err)
+{
+    Freezepoint__Request message;
+    freezepoint__request__init(&message);
+    message.kind = kind;
+    message.text = (char *)text;
+    int error = request_send(self->supervisor, &message, err);
+    return error == -EPIPE ? hear_why(self, err) : error;
 }
 
 static int beat(struct migration *self, struct err *err)
@@ -312,8 +320,9 @@ static int run_copy(struct migration *self, struct err *err)
                                  &doubted, err);
     if (error)
         return error;
-    interrupted = 0;
+    /* One that came until now is forgotten: it does not tell how this ends. */
     catch_signals(false);
+    interrupted = 0;
     fault_point("migrate:go");
     error = stream_say(&self->stream, FREEZEPOINT__STREAM__KIND__GO, NULL, err);
     if (!error)
@@ -372,6 +381,46 @@ static int migrate(struct migration *self, struct err *err)
     return settle(self, error, err);
 }
 
+static void put_quoted(FILE *to, const char *text)
+{
+    fputc('\'', to);
+    for (; *text; text++) {
+        if (*text == '\'')
+            fputs("'\\'", to);
+        fputc(*text, to);
+    }
+    fputc('\'', to);
+}
+
+/* The supervisor, or the keeper, may have to run it in our place, to ask how it ended. */
+static int note_command(struct migration *self, struct err *err)
+{
+    static const char *const variables[] = {"PATH", "HOME", "SSH_AUTH_SOCK", "FREEZEPOINT_IMAGES"};
+    _cleanup_free_ char *cwd = getcwd(NULL, 0);
+    FILE *to = fmemopen(self->moving.via, sizeof(self->moving.via) - 1, "w");
+    if (!cwd || !to) {
+        int errnum = errno;
+        if (to)
+            fclose(to);
+        return err_set(err, errnum, "note the command of --via");
+    }
+    setvbuf(to, NULL, _IONBF, 0);
+    fputs("cd ", to);
+    put_quoted(to, cwd);
+    fputs(" || exit\n", to);
+    for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++) {
+        const char *value = getenv(variables[i]);
+        if (!value)
+            continue;
+        fprintf(to, "export %s=", variables[i]);
+        put_quoted(to, value);
+        fputc('\n', to);
+    }
+    bool whole = fputs(self->options->via, to) >= 0 && !ferror(to);
+    fclose(to);
+    return whole ? 0 : err_usage(err, "--via: the command is too long");
+}
+
 static void report(const struct migration *self)
 {
     char name[JOB_NAME_MAX + 16] = "";
@@ -394,8 +443,9 @@ static int run(void *context, const struct arguments *arguments, struct err *err
         return err_usage(err, "--via is missing: the command that runs 'freezepoint receive' on "
                               "the other side, as in --via 'ssh HOST freezepoint receive'");
     catch_signals(true);
-    snprintf(self.moving.via, sizeof(self.moving.via), "%s", self.options->via);
-    int error = moving_make_id(self.moving.id, err);
+    int error = note_command(&self, err);
+    if (!error)
+        error = moving_make_id(self.moving.id, err);
     if (!error)
         error = migrate(&self, err);
     if (error && self.stream.out >= 0 && error != -EPIPE) {
