@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 
-from harness import APPS, PROGRAM, children_of, comm_of, wait_for
+from harness import APPS, PROGRAM, children_of, comm_of, state_of, wait_for
 
 PREFIX = "fzt"
 NETNS = pathlib.Path("/run/netns")
@@ -125,6 +125,8 @@ class Hosts:
         text, _, device = address.partition("@")
         nodad = ["nodad"] if ":" in text else []
         self.call(place, "ip", "address", "add", text, "dev", device, *nodad)
+        # The client may remember where it was before.
+        call("ip", "-n", self.namespace("c"), "neighbour", "flush", "all")
 
     def take_away(self, place, address=MOVES):
         text, _, device = address.partition("@")
@@ -325,3 +327,12 @@ def descendants(pid):
     for child in children_of(pid):
         found += [child, *descendants(child)]
     return found
+
+
+def tasks_are_gone(pid):
+    """Its files are closed with the last of its threads."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True
+    return all(state_of(task) in ("", "X", "Z") for task in tasks)
