@@ -15,8 +15,6 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 64, THREADS_MAX = 16, STILL_TICKS = 1000, TICK_MS = 10 };
+#include "tests/apps/beats.h"
+
+enum { CLIENTS_MAX = 64, STILL_TICKS = 1000, TICK_MS = 10 };
 
 struct client {
     uint64_t count;
@@ -36,30 +36,6 @@ struct client {
 static struct pollfd watched[CLIENTS_MAX + 1];
 static struct client clients[CLIENTS_MAX + 1];
 static int watched_count = 1;
-static atomic_ulong beats[THREADS_MAX];
-static unsigned long seen[THREADS_MAX];
-static int still[THREADS_MAX];
-
-static void *beat(void *context)
-{
-    for (;;) {
-        atomic_fetch_add((atomic_ulong *)context, 1);
-        nanosleep(&(struct timespec){.tv_nsec = 5 * 1000 * 1000}, NULL);
-    }
-    return NULL;
-}
-
-static int threads_run(int count)
-{
-    for (int i = 0; i < count; i++) {
-        unsigned long now = atomic_load(&beats[i]);
-        still[i] = now == seen[i] ? still[i] + 1 : 0;
-        seen[i] = now;
-        if (still[i] >= STILL_TICKS)
-            return 0;
-    }
-    return 1;
-}
 
 static int listen_on(int port)
 {
@@ -166,21 +142,18 @@ int main(int argc, char **argv)
             return be_beside(i);
     int progress = open_progress(0);
     watched[0] = (struct pollfd){.fd = argc > 1 ? listen_on(atoi(argv[1])) : -1, .events = POLLIN};
-    if (progress < 0 || watched[0].fd < 0 || threads > THREADS_MAX) {
+    if (progress < 0 || watched[0].fd < 0 || threads > BEATS_MAX) {
         perror("counter: cannot begin");
         return 3;
     }
-    for (int i = 0; i < threads; i++) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, beat, &beats[i]))
-            return 3;
-    }
+    if (beats_start(threads))
+        return 3;
     for (int64_t next = now_ms();;) {
         int64_t now = now_ms();
         if (now >= next) {
             if (access("stop", F_OK) == 0)
                 break;
-            if (!tick(progress) || !threads_run(threads))
+            if (!tick(progress) || !beats_go_on(threads, STILL_TICKS))
                 return 3;
             next = now + TICK_MS;
         }
