@@ -476,7 +476,10 @@ const struct command cmd_migrate = {
     .synopsis = "[OPTION]... JOB --via COMMAND",
     .summary = "Move a running job to another host, with its open connections",
     .details = "The job is stopped, its image sent, and restored there; only when it runs there "
-               "is it gone from here. Whatever fails before that, it goes on here.",
+               "is it gone from here. Whatever fails before that, it goes on here, at the "
+               "latest 30 s later: the other side is given up after 10 s of silence. Where the "
+               "link is cut just when the copy is about to run, the job stands until COMMAND "
+               "reaches the other side again and has asked whether it does.",
     .options = options,
     .needs = NEEDS_ROOT,
     .arguments_min = 1,
