@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,9 +43,17 @@ static int set(void *context, const char *name, const char *value, struct err *e
     return 0;
 }
 
+/* What the process in the background has made, for the other one to remove where it is
+ * killed before it has a keeper.  Both see it. */
+struct trace {
+    char draft_of[JOB_NAME_MAX + 1]; /* the image's name; "": there is no draft */
+    char job[JOB_NAME_MAX + 1];      /* claimed, maybe with a number behind it */
+};
+
 /* What comes of one connection. */
 struct arrival {
     const struct receive_options *options;
+    struct trace *trace;
     struct detach detach;
     struct stream stream;
     struct moving moving;
@@ -80,6 +89,41 @@ static void say_alive(void)
     if (stream_frame(&message, NULL, 0, &frame, &size, &ignored) == 0 &&
         fd_wait(STDOUT_FILENO, POLLOUT, 0) > 0 && write(STDOUT_FILENO, frame, size) < 0)
         return;
+}
+
+/* A draft that nobody has locked any more goes when another one is made. */
+static void remove_draft(const struct arrival *self, struct err *err)
+{
+    _cleanup_(store_close) struct store store = STORE_NONE;
+    struct image_draft draft = IMAGE_DRAFT_NONE;
+    if (store_open(self->options->images, &store, err) == 0 &&
+        image_draft_begin(&store, self->trace->draft_of, &draft, err) == 0)
+        image_draft_abandon(&draft);
+}
+
+/* In the foreground.  A job that has a keeper is still claimed; one that nobody keeps is the
+ * first of its names that is free. */
+static void remove_traces(void *context)
+{
+    struct arrival *self = context;
+    struct err ignored;
+    struct job job;
+    if (self->trace->draft_of[0])
+        remove_draft(self, &ignored);
+    if (self->trace->job[0] && job_create_any(self->trace->job, &job, &ignored) == 0)
+        job_destroy(&job, &ignored);
+}
+
+static int make_trace(struct arrival *self, struct err *err)
+{
+    void *shared =
+        mmap(NULL, sizeof(*self->trace), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        return err_set(err, errno, "mmap");
+    self->trace = shared;
+    self->detach.abandoned = remove_traces;
+    self->detach.context = self;
+    return 0;
 }
 
 /* The stream moves away from 0 and 1, before they become the background's. */
@@ -208,15 +252,24 @@ static int fence_off(struct arrival *self, struct err *err)
     return error;
 }
 
+static void let_go_of_fence(struct arrival *self)
+{
+    struct err err;
+    if (keeper_hold(&self->session.keeper, -1, &err))
+        log_warning("receive", "%s", err.text);
+    fence_end(&self->fence);
+}
+
 static void open_up(struct arrival *self)
 {
     struct err err;
     if (self->fence.pid == 0)
         return;
-    int error = fence_open(&self->fence, &err);
-    if (!error)
-        error = moving_addresses(&self->moving, address_announce, &err);
-    if (error)
+    if (fence_open(&self->fence, &err)) {
+        log_warning("receive", "%s", err.text);
+        let_go_of_fence(self);
+    }
+    if (moving_addresses(&self->moving, address_announce, &err))
         log_warning("receive", "%s", err.text);
 }
 
@@ -224,12 +277,11 @@ static void open_up(struct arrival *self)
 static void keep_addresses(struct arrival *self)
 {
     struct err err;
-    struct err *why = &err;
-    if (moving_addresses(&self->moving, address_keep, why) ||
-        moving_addresses(&self->moving, address_announce, why) ||
-        keeper_hold(&self->session.keeper, -1, why))
+    if (moving_addresses(&self->moving, address_keep, &err))
         say("%s", err.text);
-    fence_end(&self->fence);
+    if (moving_addresses(&self->moving, address_announce, &err))
+        say("%s", err.text);
+    let_go_of_fence(self);
 }
 
 /* Nothing of it runs. */
@@ -256,6 +308,38 @@ static int run_hook(const struct arrival *self, const char *name, const char *co
 
 /* ---- the copy ---- */
 
+/* From here on the keeper takes the addresses away again, behind the fence, where we are
+ * killed. */
+static int bring_addresses(void *context, struct err *err)
+{
+    struct arrival *self = context;
+    int error = 0;
+    if (self->fence.pid)
+        error = keeper_hold(&self->session.keeper, self->fence.socket, err);
+    if (error)
+        return error;
+    self->lent = true;
+    return moving_addresses(&self->moving, address_lend, err);
+}
+
+static ssize_t count_processes(const struct arrival *self, struct err *err)
+{
+    _cleanup_free_ pid_t *pids = NULL;
+    return cgroup_processes(self->session.job.group.fd, &pids, err);
+}
+
+/* That of which something has died does not run on as it was. */
+static int check_whole(const struct arrival *self, ssize_t processes, struct err *err)
+{
+    ssize_t count = count_processes(self, err);
+    if (count < 0)
+        return (int)count;
+    return count == processes ? 0
+                              : err_text(err, ESRCH,
+                                         "processes of the copy were killed before it "
+                                         "ran");
+}
+
 static int await_go(void *context, uint64_t restore_ns, struct err *err)
 {
     struct arrival *self = context;
@@ -265,14 +349,14 @@ static int await_go(void *context, uint64_t restore_ns, struct err *err)
     ready.kind = FREEZEPOINT__STREAM__KIND__READY;
     ready.restore_ns = restore_ns;
     fault_point("receive:restored");
-    int error = keeper_hold(&self->session.keeper, self->fence.to, err);
-    if (!error)
-        error = run_hook(self, "before-resume", self->options->before_resume, "nowhere", err);
+    int error = run_hook(self, "before-resume", self->options->before_resume, "nowhere", err);
     if (!error)
         error = stream_send(&self->stream, &ready, NULL, 0, err);
     if (!error)
         error = stream_expect(&self->stream, FREEZEPOINT__STREAM__KIND__GO, &message, err);
     fault_point("receive:go");
+    if (!error)
+        error = check_whole(self, (ssize_t)self->image.manifest->n_processes, err);
     struct err ignored;
     /* Or an enquiry after our end would find it open. */
     int outcome = arrival_decide(self->moving.id, error ? OUTCOME_NEVER : OUTCOME_RAN,
@@ -324,14 +408,13 @@ static int run_copy(struct arrival *self, int *status, struct err *err)
     int error = image_draft_open(&self->received.draft, label, &self->image, err);
     /* There it may have been numbered. */
     if (!error)
+        snprintf(self->trace->job, sizeof(self->trace->job), "%s", self->image.manifest->name);
+    if (!error)
         error = session_claim(&self->session, self->image.manifest->name, true, err);
     if (!error)
         error = detached_log_open(&self->log, &self->session, err);
     if (!error)
         error = arrival_begin(self->session.job.runtime_path, &self->moving, err);
-    self->lent = !error;
-    if (!error)
-        error = moving_addresses(&self->moving, address_lend, err);
     if (error)
         return error;
     struct restored_options options = {
@@ -339,6 +422,7 @@ static int run_copy(struct arrival *self, int *status, struct err *err)
         .tcp_given = true,
         .tcp = (enum tcp_mode)self->received.tcp,
         .max_checkpoints = self->received.checkpoints_left,
+        .guarded = bring_addresses,
         .held = await_go,
         .held_context = self,
         .generation = generation_of(self->moving.id),
@@ -362,6 +446,7 @@ static int receive(struct arrival *self, int *status, struct err *err)
         error = receive_check_places(&self->received, &self->moving, err);
     if (!error)
         error = fence_off(self, err);
+    memcpy(self->trace->draft_of, self->name, sizeof(self->name));
     if (!error)
         error = receive_image(&self->stream, &self->session.store, self->name, size, files,
                               &self->received, err);
@@ -384,6 +469,8 @@ static int run(void *context, const struct arguments *arguments, struct err *err
     };
     signal(SIGPIPE, SIG_IGN);
     int error = take_stream(&self, err);
+    if (!error)
+        error = make_trace(&self, err);
     if (!error)
         error = detach_fork(&self.detach, err);
     if (error)

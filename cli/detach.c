@@ -51,6 +51,8 @@ _Noreturn static void wait_for_report(const struct detach *detach, int report_fd
     }
     int status = 0;
     waitpid(child, &status, 0); /* it has closed the pipe: it is ending */
+    if (WIFSIGNALED(status) && detach->abandoned)
+        detach->abandoned(detach->context);
     _exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_STATUS_FAILED_EARLY);
 }
 

@@ -17,6 +17,10 @@ struct detach {
      * detach_tick() on. */
     void (*tick)(void);
     int tick_ms;
+    /* Where not NULL: called by the foreground process where the other one was killed
+     * before it could report. */
+    void (*abandoned)(void *context);
+    void *context;
 };
 
 /*

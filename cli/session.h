@@ -61,7 +61,9 @@ struct restored_options {
     /* For a copy that has just come from another host.  Where `held` is not NULL the tree
      * stands frozen when it is called, and runs when it has returned 0. */
     int (*held)(void *context, uint64_t restore_ns, struct err *err);
-    void *held_context;
+    /* Called before anything of it is there: whatever is done in it the keeper can undo. */
+    int (*guarded)(void *context, struct err *err);
+    void *held_context;  /* of both */
     uint64_t generation; /* of its control blocks, where not 0 */
 };
 

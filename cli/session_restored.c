@@ -232,6 +232,8 @@ int session_run_restored(struct session *session, const struct image *image,
         error = restore_begin(&request, &restored, err);
     if (!error)
         error = session_start_keeper(session, err);
+    if (!error && options->guarded)
+        error = options->guarded(options->held_context, err);
     if (!error)
         error = restore_image(&request, &restored, err);
     if (!error && options->held)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <linux/if_packet.h>
+#include <linux/rtnetlink.h>
 #include <net/ethernet.h>
 #include <net/if_arp.h>
 #include <netinet/icmp6.h>
@@ -18,9 +19,6 @@
 #include <unistd.h>
 
 #include "lib/fd.h"
-#include "lib/spawn.h"
-
-#define IP_TIMEOUT_MS 5000
 
 static int odd(const char *text, struct err *err)
 {
@@ -169,59 +167,110 @@ int address_check_leaving(const struct moved_address *address, struct err *err)
                     text, address->device, host, address->device);
 }
 
-/* ---- moving ---- */
+/* ---- the kernel's table (rtnetlink(7)) ---- */
 
-const char *address_find_program(struct err *err)
+/* One whole process does it: a child that did would go on where we are killed, and bring up
+ * what somebody else has just looked for and not found. */
+struct address_request {
+    struct nlmsghdr header;
+    struct ifaddrmsg message;
+    char attributes[128];
+};
+
+static void add_attribute(struct address_request *request, unsigned short type, const void *data,
+                          size_t size)
 {
-    static const char *const places[] = {"/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"};
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
-        if (access(places[i], X_OK) == 0)
-            return places[i];
-    err_lack(err, "there is no 'ip' program to move addresses with; install iproute2");
-    return NULL;
+    struct rtattr *attribute =
+        (struct rtattr *)((char *)request + NLMSG_ALIGN(request->header.nlmsg_len));
+    attribute->rta_type = type;
+    attribute->rta_len = (unsigned short)RTA_LENGTH(size);
+    memcpy(RTA_DATA(attribute), data, size);
+    request->header.nlmsg_len = NLMSG_ALIGN(request->header.nlmsg_len) + (uint32_t)RTA_SPACE(size);
 }
 
-/* iproute2 knows what a netlink message for it looks like. */
-static int run_ip(const struct moved_address *address, const char *verb, const char *lifetime,
-                  struct err *err)
+static int make_request(const struct moved_address *address, uint16_t type,
+                        struct address_request *out, struct err *err)
 {
-    char host[SOCKET_ADDRESS_TEXT], text[SOCKET_ADDRESS_TEXT + 8], output[64];
-    const char *ip = address_find_program(err);
-    if (!ip)
-        return -err->errnum;
-    socket_address_text(&address->address, host);
-    snprintf(text, sizeof(text), "%s/%u", host, address->prefix);
-    const char *argv[16] = {ip, "address", verb, text, "dev", address->device};
-    size_t count = 6;
-    if (lifetime) {
-        argv[count++] = "valid_lft";
-        argv[count++] = lifetime;
-        argv[count++] = "preferred_lft";
-        argv[count++] = lifetime;
-        /* Duplicate address detection would find the one that it comes from. */
-        if (address->address.family == AF_INET6)
-            argv[count++] = "nodad";
-    }
-    ssize_t n = spawn_capture((char *const *)argv, IP_TIMEOUT_MS, output, sizeof(output), err);
-    return n < 0 ? err_wrap(err, "%s address %s on %s", verb, text, address->device) : 0;
+    unsigned int device = if_nametoindex(address->device);
+    if (device == 0)
+        return err_set(err, errno, "interface %s", address->device);
+    *out = (struct address_request){.header = {.nlmsg_len = NLMSG_LENGTH(sizeof(out->message)),
+                                               .nlmsg_type = type,
+                                               .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+                                    .message = {.ifa_family = (uint8_t)address->address.family,
+                                                .ifa_prefixlen = (uint8_t)address->prefix,
+                                                .ifa_index = device}};
+    size_t size = address->address.family == AF_INET ? sizeof(address->address.v4)
+                                                     : sizeof(address->address.v6);
+    add_attribute(out, IFA_LOCAL, &address->address.v6, size);
+    add_attribute(out, IFA_ADDRESS, &address->address.v6, size);
+    return 0;
+}
+
+/* The kernel has done it, and answered, when send() returns. */
+static int tell_kernel(const struct address_request *request, struct err *err)
+{
+    struct {
+        struct nlmsghdr header;
+        struct nlmsgerr answer;
+        char rest[256];
+    } reply;
+    _cleanup_close_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (fd < 0 || send(fd, request, request->header.nlmsg_len, 0) < 0)
+        return err_set(err, errno, "rtnetlink");
+    ssize_t n = recv(fd, &reply, sizeof(reply), MSG_DONTWAIT);
+    if (n < 0)
+        return err_set(err, errno, "rtnetlink");
+    if (n < (ssize_t)(sizeof(reply.header) + sizeof(reply.answer)) ||
+        reply.header.nlmsg_type != NLMSG_ERROR)
+        return err_set(err, EPROTO, "rtnetlink");
+    return reply.answer.error ? err_set(err, -reply.answer.error, "rtnetlink") : 0;
+}
+
+static int wrap(const struct moved_address *address, const char *verb, struct err *err)
+{
+    char text[SOCKET_ADDRESS_TEXT];
+    socket_address_text(&address->address, text);
+    return err_wrap(err, "%s %s/%u on %s", verb, text, address->prefix, address->device);
+}
+
+static int bring_up(const struct moved_address *address, uint32_t seconds, struct err *err)
+{
+    struct address_request request = {.attributes = ""};
+    int error = make_request(address, RTM_NEWADDR, &request, err);
+    if (error)
+        return wrap(address, "bring up", err);
+    request.header.nlmsg_flags |= NLM_F_CREATE | NLM_F_REPLACE;
+    struct ifa_cacheinfo lifetime = {.ifa_prefered = seconds, .ifa_valid = seconds};
+    add_attribute(&request, IFA_CACHEINFO, &lifetime, sizeof(lifetime));
+    /* Duplicate address detection would find the one that it comes from. */
+    uint32_t flags = IFA_F_NODAD;
+    if (address->address.family == AF_INET6)
+        add_attribute(&request, IFA_FLAGS, &flags, sizeof(flags));
+    error = tell_kernel(&request, err);
+    return error ? wrap(address, "bring up", err) : 0;
 }
 
 int address_lend(const struct moved_address *address, struct err *err)
 {
-    char lifetime[16];
-    snprintf(lifetime, sizeof(lifetime), "%d", ADDRESS_LOAN_S);
-    return run_ip(address, "replace", lifetime, err);
+    return bring_up(address, ADDRESS_LOAN_S, err);
 }
 
 int address_keep(const struct moved_address *address, struct err *err)
 {
-    return run_ip(address, "replace", "forever", err);
+    return bring_up(address, UINT32_MAX, err);
 }
 
 int address_remove(const struct moved_address *address, struct err *err)
 {
+    struct address_request request = {.attributes = ""};
     int here = address_is_here(address, err);
-    return here <= 0 ? here : run_ip(address, "del", NULL, err);
+    if (here <= 0)
+        return here;
+    int error = make_request(address, RTM_DELADDR, &request, err);
+    if (!error)
+        error = tell_kernel(&request, err);
+    return error == -EADDRNOTAVAIL || !error ? 0 : wrap(address, "take away", err);
 }
 
 /* ---- telling the neighbours ---- */

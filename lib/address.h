@@ -39,9 +39,6 @@ int address_device_is_up(const char *device);
  * Documentation/networking/ip-sysctl.rst).  -EBUSY where they would go, too. */
 int address_check_leaving(const struct moved_address *address, struct err *err);
 
-/* The `ip` that addresses are moved with.  NULL: ERR_LACK. */
-const char *address_find_program(struct err *err);
-
 /* Until ADDRESS_LOAN_S have passed. */
 int address_lend(const struct moved_address *address, struct err *err);
 /* For good. */

@@ -3,12 +3,15 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/netlink.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +20,8 @@
 
 #define ANSWER_TIMEOUT_MS 5000
 #define END_TIMEOUT_MS    2000
+
+#define CHILD_DESCRIPTORS_MAX 64
 
 /* Said last, and answered without the kernel: when its answer is there, all is done. */
 static const char last_command[] = "describe tcp dport\n", last_answer[] = "16 bits\n";
@@ -65,6 +70,26 @@ static void note_complaint(const char *text, char *first, size_t size)
         return;
     complaint += strlen("Error: ");
     snprintf(first, size, "%.*s", (int)strcspn(complaint, "\n"), complaint);
+}
+
+static bool is_netfilter_socket(int fd)
+{
+    int domain = 0, protocol = 0;
+    socklen_t size = sizeof(int);
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_NETLINK &&
+           getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+           protocol == NETLINK_NETFILTER;
+}
+
+/* It has only few descriptors. */
+static int take_socket(struct fence *fence, struct err *err)
+{
+    for (int number = 0; number < CHILD_DESCRIPTORS_MAX && fence->socket < 0; number++) {
+        _cleanup_close_ int fd = (int)syscall(SYS_pidfd_getfd, fence->pidfd, number, 0);
+        if (fd >= 0 && is_netfilter_socket(fd))
+            fence->socket = fd_steal(&fd);
+    }
+    return fence->socket < 0 ? err_text(err, ENOENT, "nft has no socket that could be held") : 0;
 }
 
 /* What it says is nothing but complaints, and in the end the last answer. */
@@ -152,6 +177,8 @@ int fence_start(const char *name, struct fence *out, struct err *err)
                 t, t, t, t, t, t);
         error = say(&fence, &script, err);
     }
+    if (!error)
+        error = take_socket(&fence, err);
     if (error) {
         fence_end(&fence);
         return error;
@@ -249,5 +276,6 @@ void fence_end(struct fence *fence)
     }
     fd_close(&fence->from);
     fd_close(&fence->pidfd);
+    fd_close(&fence->socket);
     *fence = FENCE_NONE;
 }

@@ -98,7 +98,7 @@ int keeper_guard_set(struct keeper *keeper, const struct keeper_guard *guard, st
 int keeper_guard_stopped(struct keeper *keeper, struct err *err);
 
 /* Holds a copy of the descriptor until the next call (-1: none) or, where we die, until
- * the program has been thawed or killed: a fence's pipe (lib/fence.h). */
+ * the program has been thawed or killed: a fence's socket (lib/fence.h). */
 int keeper_hold(struct keeper *keeper, int fd, struct err *err);
 
 /* Does not wait until it is done: what the keeper hears before our end, it does. */

@@ -73,20 +73,27 @@ static ssize_t read_file(const char *path, char *text, size_t size)
 
 /* ---- the target ---- */
 
+static const char ran[] = "ran\n", never[] = "never\n";
+
+/* Not those that ran: the source may be cut off for longer, and what is not there is
+ * decided to run never.  With a '.' in front: of somebody who was killed while writing
+ * one. */
+static bool is_forgettable(int dirfd, const char *name, time_t now)
+{
+    struct stat about;
+    return fstatat(dirfd, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(about.st_mode) &&
+           (name[0] == '.' || about.st_size == (off_t)strlen(never)) &&
+           now - about.st_mtime > KEPT_SECONDS;
+}
+
 static void forget_old(void)
 {
     _cleanup_closedir_ DIR *dir = opendir(ARRIVALS);
     time_t now = time(NULL);
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        struct stat about;
-        /* With a '.' in front: of somebody who was killed while writing one. */
-        if (fstatat(dirfd(dir), entry->d_name, &about, AT_SYMLINK_NOFOLLOW) == 0 &&
-            S_ISREG(about.st_mode) && now - about.st_mtime > KEPT_SECONDS)
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (is_forgettable(dirfd(dir), entry->d_name, now))
             unlinkat(dirfd(dir), entry->d_name, 0);
-    }
 }
-
-static const char ran[] = "ran\n", never[] = "never\n";
 
 static int decided(const char *path, struct err *err)
 {

@@ -28,7 +28,7 @@ enum outcome { OUTCOME_OPEN, OUTCOME_RAN, OUTCOME_NEVER };
 int moving_make_id(char id[MOVING_ID_SIZE], struct err *err);
 bool moving_id_is_valid(const char *id);
 
-#define MOVING_VIA_MAX       4096
+#define MOVING_VIA_MAX       (16 * 1024)
 #define MOVING_ADDRESSES_MAX 1024
 
 /* What either side has to know of a migration to settle it. */
@@ -52,7 +52,7 @@ int moving_addresses(const struct moving *moving,
 /* ---- the target ---- */
 
 /* Writes `wanted` unless it was decided before; returns what was decided (> 0), or
- * -errno.  Decisions older than a day are forgotten. */
+ * -errno.  What never ran is forgotten after a day, what ran is not. */
 int arrival_decide(const char *id, enum outcome wanted, struct err *err);
 
 /* The job's file. */

@@ -4,13 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "lib/cgroup.h"
 #include "lib/fd.h"
+#include "lib/log.h"
+#include "lib/proc.h"
 
 /* include/net/tcp_states.h */
 enum { STATE_SYN_RECV = 3, STATE_CLOSE = 7, STATE_LISTEN = 10 };
@@ -194,6 +200,39 @@ int sockets_find_of_group(int group_fd, struct open_sockets *out, struct err *er
     _cleanup_free_ pid_t *pids = NULL;
     ssize_t count = cgroup_processes(group_fd, &pids, err);
     return count < 0 ? (int)count : sockets_find(pids, (size_t)count, out, err);
+}
+
+static void end_repair(int pidfd, int number)
+{
+    int on = 0, off = 0;
+    socklen_t size = sizeof(on);
+    _cleanup_close_ int fd = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
+    if (fd >= 0 && getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &on, &size) == 0 && on &&
+        setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &off, sizeof(off)) < 0)
+        log_warning("sockets", "a connection stays in repair mode: %s", strerror(errno));
+}
+
+static void end_repairs_of(pid_t pid)
+{
+    char path[64], target[64];
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+    _cleanup_closedir_ DIR *dir = opendir(path);
+    _cleanup_close_ int pidfd = proc_pidfd_open(pid);
+    for (struct dirent *entry; dir && pidfd >= 0 && (entry = readdir(dir));) {
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+        target[n > 0 ? n : 0] = '\0';
+        if (!strncmp(target, "socket:", strlen("socket:")))
+            end_repair(pidfd, atoi(entry->d_name));
+    }
+}
+
+void sockets_end_repair(int group_fd)
+{
+    struct err ignored;
+    _cleanup_free_ pid_t *pids = NULL;
+    ssize_t count = cgroup_processes(group_fd, &pids, &ignored);
+    for (ssize_t i = 0; i < count; i++)
+        end_repairs_of(pids[i]);
 }
 
 void sockets_free(struct open_sockets *sockets)

@@ -45,6 +45,10 @@ int sockets_find(const pid_t *pids, size_t pid_count, struct open_sockets *out, 
 int sockets_find_of_group(int group_fd, struct open_sockets *out, struct err *err);
 void sockets_free(struct open_sockets *sockets);
 
+/* A CRIU that is killed in the middle of a dump leaves connections in repair mode
+ * (criu/sk-tcp.c), in which they neither send nor receive.  They get out of it. */
+void sockets_end_repair(int group_fd);
+
 bool socket_address_equals(const struct socket_address *left, const struct socket_address *right);
 
 /* 0.0.0.0 or ::. */

@@ -4,8 +4,10 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "lib/criu.h"
 #include "lib/fault.h"
@@ -73,16 +75,6 @@ static void free_reply(Freezepoint__Reply **reply)
 
 /* ---- both sides ---- */
 
-static int ask_for(struct migration *self, Freezepoint__RequestKind kind, const char *text,
-                   struct err *err)
-{
-    Freezepoint__Request message;
-    freezepoint__request__init(&message);
-    message.kind = kind;
-    message.text = (char *)text;
-    return request_send(self->supervisor, &message, err);
-}
-
 /* What the supervisor says unasked is that it is over. */
 static int check_supervisor(struct migration *self, int timeout_ms, Freezepoint__Reply **out,
                             struct err *err)
@@ -99,6 +91,25 @@ static int check_supervisor(struct migration *self, int timeout_ms, Freezepoint_
     }
     *out = reply;
     return 0;
+}
+
+/* Where it is gone it may have said why. */
+static int hear_why(struct migration *self, struct err *err)
+{
+    _cleanup_(free_reply) Freezepoint__Reply *reply = NULL;
+    int error = check_supervisor(self, 0, &reply, err);
+    return error ? error : err_text(err, EPIPE, "the job's supervisor is gone");
+}
+
+static int ask_for(struct migration *self, Freezepoint__RequestKind kind, const char *text,
+                   struct err *err)
+{
+    Freezepoint__Request message;
+    freezepoint__request__init(&message);
+    message.kind = kind;
+    message.text = (char *)text;
+    int error = request_send(self->supervisor, &message, err);
+    return error == -EPIPE ? hear_why(self, err) : error;
 }
 
 static int beat(struct migration *self, struct err *err)
@@ -376,6 +387,46 @@ static int run_hook(struct migration *self, const char *name, const char *comman
 
 /* ---- the whole ---- */
 
+static void put_quoted(FILE *to, const char *text)
+{
+    fputc('\'', to);
+    for (; *text; text++) {
+        if (*text == '\'')
+            fputs("'\\'", to);
+        fputc(*text, to);
+    }
+    fputc('\'', to);
+}
+
+/* The supervisor, or the keeper, may have to run it in our place, to ask how it ended. */
+static int note_command(struct migration *self, struct err *err)
+{
+    static const char *const variables[] = {"PATH", "HOME", "SSH_AUTH_SOCK", "FREEZEPOINT_IMAGES"};
+    _cleanup_free_ char *cwd = getcwd(NULL, 0);
+    FILE *to = fmemopen(self->moving.via, sizeof(self->moving.via) - 1, "w");
+    if (!cwd || !to) {
+        int errnum = errno;
+        if (to)
+            fclose(to);
+        return err_set(err, errnum, "note the command of --via");
+    }
+    setvbuf(to, NULL, _IONBF, 0);
+    fputs("cd ", to);
+    put_quoted(to, cwd);
+    fputs(" || exit\n", to);
+    for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++) {
+        const char *value = getenv(variables[i]);
+        if (!value)
+            continue;
+        fprintf(to, "export %s=", variables[i]);
+        put_quoted(to, value);
+        fputc('\n', to);
+    }
+    bool whole = fputs(self->request->via, to) >= 0 && !ferror(to);
+    fclose(to);
+    return whole ? 0 : err_usage(err, "--via: the command is too long");
+}
+
 static int move_held(struct migration *self, struct err *err)
 {
     const struct migrate_request *request = self->request;
@@ -437,8 +488,9 @@ int migrate(const struct migrate_request *request, struct migrated *out, struct 
                              .begun_ns = proc_monotonic_ns(),
                              .out = out};
     *out = (struct migrated){.id = ""};
-    snprintf(self.moving.via, sizeof(self.moving.via), "%s", request->via);
-    int error = moving_make_id(self.moving.id, err);
+    int error = note_command(&self, err);
+    if (!error)
+        error = moving_make_id(self.moving.id, err);
     for (size_t i = 0; whole.addresses[i] && !error; i++)
         error = moving_add_address(&self.moving, whole.addresses[i], err);
     memcpy(out->id, self.moving.id, sizeof(out->id));

@@ -311,11 +311,8 @@ static void check_moved(const char *text, const char *device, struct refusals *r
 void need_net_check(const Freezepoint__Stream__Need *need, const char *device,
                     struct refusals *refusals)
 {
-    struct err err;
     for (size_t i = 0; i < need->n_addresses; i++)
         check_moved(need->addresses[i], device, refusals);
-    if (need->n_addresses && address_find_program(&err) == NULL)
-        refuse(refusals, "%s", err.text);
     check_ports(need, refusals);
     check_local(need, refusals);
 }

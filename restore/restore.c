@@ -190,16 +190,17 @@ static int freeze(int group_fd, pid_t worker, struct err *err)
 static int before_resume(const struct restore_request *request, struct verification *verification,
                          struct restored *out, struct err *err)
 {
+    /* First, since whatever CRIU holds runs as soon as that is killed. */
+    int error = request->frozen ? freeze(request->job->group.fd, out->init.worker.pid, err) : 0;
     fault_point("restore:pre-resume");
-    int error = verification_await(verification, err);
+    if (!error)
+        error = verification_await(verification, err);
     if (error)
         return error;
     uint64_t generation = request->generation ? request->generation : request->image->generation;
     error = adopt_tree(request->job, request->image->manifest, generation, &out->root, err);
     if (!error && request->placed)
         request->placed(request->context);
-    if (!error && request->frozen)
-        error = freeze(request->job->group.fd, out->init.worker.pid, err);
     return error ? error : keeper_settle(request->keeper, err);
 }
 

@@ -220,7 +220,7 @@ class Freezepoint:
                 running.process.kill()
                 running.process.wait()
         for group in self._own(self.cgroups):
-            with contextlib.suppress(FileNotFoundError):  # it ends by itself meanwhile
+            with contextlib.suppress(OSError):  # it ends by itself meanwhile
                 for freeze in group.glob("**/cgroup.freeze"):
                     freeze.write_text("0")
                 (group / "cgroup.kill").write_text("1")

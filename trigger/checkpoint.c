@@ -184,7 +184,7 @@ static int hand_over(struct checkpoint *checkpoint, struct hit *hit, struct err 
     describe_timings(checkpoint->manifest, hit);
     enter_criu_version(checkpoint);
     return handover_decide(checkpoint->handover, &checkpoint->draft, checkpoint->manifest, hit,
-                           err);
+                           checkpoint->dump.worker.pidfd, err);
 }
 
 /* Committed, or running elsewhere, before CRIU ends the tree, so that a failure lets it
@@ -248,6 +248,8 @@ static int dump_held(struct checkpoint *checkpoint, struct thaw_guard *guard, st
     int undescribed = describe_processes(checkpoint->job, checkpoint->root, &checkpoint->draft,
                                          checkpoint->manifest, &why);
     error = dump_await_written(dump, err);
+    if (!error && checkpoint->handover)
+        error = handover_freeze(checkpoint->handover, err);
     hit->dumped_ns = proc_monotonic_ns();
     fault_point("dump:written");
     if (error || !undescribed)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -19,6 +20,9 @@
 #define KILL_TIMEOUT_MS   (10 * 1000)
 #define ASK_AGAIN_MS      2000
 #define PLACES_MAX        2000
+#define LOOK_MS           250
+
+static const char already_moving[] = "the job is just being migrated";
 
 static void free_request(Freezepoint__Request **request)
 {
@@ -55,8 +59,7 @@ static const char *check(const Freezepoint__Request *request, bool has_points)
     return NULL;
 }
 
-int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bool has_points,
-                    struct handover *out)
+int handover_accept(const struct supervision *job, bool has_points, struct handover *out)
 {
     struct err err;
     _cleanup_close_ int connection = request_accept(job->job, &err);
@@ -67,8 +70,7 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
         log_info("migrate", "a request: %s", err.text);
         return 0;
     }
-    const char *refusal =
-        out->connection >= 0 ? "the job is just being migrated" : check(request, has_points);
+    const char *refusal = out->connection >= 0 ? already_moving : check(request, has_points);
     struct moving moving = {.id = ""};
     for (size_t i = 0; i < request->n_addresses && !refusal; i++)
         if (moving_add_address(&moving, request->addresses[i], &err))
@@ -82,8 +84,7 @@ int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bo
                              .at_point = request->next_point,
                              .moving = moving,
                              .job = job,
-                             .as = *job,
-                             .checkpoints_left = checkpoints_left};
+                             .as = *job};
     snprintf(out->moving.id, sizeof(out->moving.id), "%s", request->id);
     snprintf(out->moving.via, sizeof(out->moving.via), "%.*s", (int)request->via.len,
              (const char *)request->via.data);
@@ -179,7 +180,7 @@ static int start_fence(struct handover *self, struct err *err)
     if (self->place_count == 0 || self->fence.pid)
         return 0;
     int error = fence_start(self->moving.id, &self->fence, err);
-    return error ? error : keeper_hold(self->as.keeper, self->fence.to, err);
+    return error ? error : keeper_hold(self->as.keeper, self->fence.socket, err);
 }
 
 int handover_prepare(struct handover *handover, struct err *err)
@@ -208,6 +209,12 @@ int handover_is_early(const struct handover *handover, struct err *err)
     return error;
 }
 
+static ssize_t count_processes(const struct handover *self, struct err *err)
+{
+    _cleanup_free_ pid_t *pids = NULL;
+    return cgroup_processes(self->as.job->group.fd, &pids, err);
+}
+
 int handover_close_off(struct handover *handover, struct err *err)
 {
     /* Connections may have been made meanwhile. */
@@ -216,7 +223,14 @@ int handover_close_off(struct handover *handover, struct err *err)
         error = start_fence(handover, err);
     if (!error && handover->place_count)
         error = fence_close_off(&handover->fence, handover->places, handover->place_count, err);
-    return error;
+    if (!error)
+        handover->process_count = count_processes(handover, err);
+    return error ? error : handover->process_count < 0 ? (int)handover->process_count : 0;
+}
+
+int handover_freeze(struct handover *handover, struct err *err)
+{
+    return cgroup_write_freeze(handover->as.job->group.fd, true, err);
 }
 
 static void open_again(struct handover *self)
@@ -224,7 +238,10 @@ static void open_again(struct handover *self)
     struct err err;
     if (self->fence.pid == 0)
         return;
-    if (fence_open(&self->fence, &err) || keeper_hold(self->as.keeper, -1, &err))
+    /* The keeper first: what nft cannot take away goes with the last who holds it. */
+    if (keeper_hold(self->as.keeper, -1, &err))
+        log_warning("migrate", "%s", err.text);
+    if (fence_open(&self->fence, &err))
         log_warning("migrate", "%s", err.text);
     fence_end(&self->fence);
 }
@@ -265,11 +282,26 @@ static int tell_held(struct handover *handover, const struct image_draft *draft,
     return reply_send(handover->connection, &message, err);
 }
 
+/* What ran since the image was made would run again over there. */
+static int check_stood(const struct handover *self, struct err *err)
+{
+    if (fd_wait(self->dumper, POLLIN, 0) != 0)
+        return err_text(err, EPIPE, "CRIU, which held the program, has died");
+    ssize_t count = count_processes(self, err);
+    if (count < 0)
+        return (int)count;
+    return count == self->process_count
+               ? 0
+               : err_text(err, ESRCH, "processes of the program were killed meanwhile");
+}
+
 /* From here on the tree stands whoever dies. */
 static int begin_doubt(struct handover *handover, struct err *err)
 {
     const struct job *job = handover->as.job;
     int error = cgroup_set_frozen(job->group.fd, true, FREEZE_TIMEOUT_MS, err);
+    if (!error)
+        error = check_stood(handover, err);
     if (!error)
         error = moving_begin(job->runtime_path, &handover->moving, err);
     fault_point("migrate:doubt");
@@ -299,11 +331,60 @@ static int ask(const struct handover *handover, struct err *err)
     }
 }
 
+/* Others are not kept waiting. */
+static void refuse_others(const struct handover *self)
+{
+    struct err ignored;
+    _cleanup_close_ int connection = request_accept(self->as.job, &ignored);
+    _cleanup_(free_request) Freezepoint__Request *request = NULL;
+    /* Closed with a request unread it would not hear the reply (unix(7), ECONNRESET). */
+    if (connection >= 0 && request_receive(connection, SPEAK_TIMEOUT_MS, &request, &ignored) == 0)
+        reply(connection, FREEZEPOINT__REPLY_KIND__REPLY_REFUSED, already_moving, &ignored);
+}
+
+/* A signal for the program, which is blocked here, is for the one that goes on here: it
+ * would be lost, or meet it over there. */
+static int check_signals(struct err *err)
+{
+    static const int wanted[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM};
+    sigset_t pending;
+    sigemptyset(&pending);
+    sigpending(&pending);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+        if (sigismember(&pending, wanted[i]))
+            return err_text(err, EINTR, "signal %d came for the program", wanted[i]);
+    return 0;
+}
+
+/* Until the requester says something.  In doubt nothing else counts. */
+static int await_word(const struct handover *self, bool doubt, struct err *err)
+{
+    for (int waited_ms = 0; waited_ms <= PATIENCE_MS; waited_ms += LOOK_MS) {
+        struct pollfd watched[] = {{.fd = self->connection, .events = POLLIN},
+                                   {.fd = self->as.job->request_fd, .events = POLLIN},
+                                   {.fd = doubt ? -1 : self->dumper, .events = POLLIN}};
+        int ready = poll(watched, 3, LOOK_MS);
+        if (ready < 0 && errno != EINTR)
+            return err_set(err, errno, "poll");
+        int error = doubt ? 0 : check_signals(err);
+        if (!error && watched[2].revents)
+            error = check_stood(self, err);
+        if (error || watched[0].revents)
+            return error;
+        if (watched[1].revents)
+            refuse_others(self);
+    }
+    return err_text(err, ETIMEDOUT, "freezepoint migrate says nothing");
+}
+
 /* 1: not decided yet; 0: gone; else it is to go on. */
 static int serve(struct handover *handover, bool *doubt, struct err *err)
 {
     _cleanup_(free_request) Freezepoint__Request *request = NULL;
-    int error = request_receive(handover->connection, PATIENCE_MS, &request, err);
+    int error = await_word(handover, *doubt, err);
+    if (error)
+        return error;
+    error = request_receive(handover->connection, SPEAK_TIMEOUT_MS, &request, err);
     if (error)
         return err_wrap(err, "freezepoint migrate");
     switch (request->kind) {
@@ -327,9 +408,11 @@ static int serve(struct handover *handover, bool *doubt, struct err *err)
 }
 
 int handover_decide(struct handover *handover, const struct image_draft *draft,
-                    Freezepoint__Manifest *manifest, const struct hit *hit, struct err *err)
+                    Freezepoint__Manifest *manifest, const struct hit *hit, int dumper,
+                    struct err *err)
 {
     bool doubt = false;
+    handover->dumper = dumper;
     fault_point("migrate:dumped");
     int error = image_draft_describe(draft, manifest, err);
     if (!error)
@@ -365,6 +448,8 @@ void handover_end(struct handover *handover, int error, const struct err *err)
     if (!error)
         clear_away(handover);
     moving_end(job->runtime_path);
+    if (error)
+        sockets_end_repair(job->group.fd);
     if (error && cgroup_write_freeze(job->group.fd, false, &ignored))
         log_warning("migrate", "%s", ignored.text);
     open_again(handover);

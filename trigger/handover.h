@@ -25,11 +25,13 @@ struct handover {
     bool at_point;  /* it waits for the job's next point */
     struct moving moving;
     const struct supervision *job;
-    struct supervision as; /* the job, as it is to be dumped for this */
-    uint64_t checkpoints_left;
-    struct fence fence; /* started where packets have to be kept away */
+    struct supervision as;     /* the job, as it is to be dumped for this */
+    uint64_t checkpoints_left; /* 0: no limit; the caller's to set */
+    struct fence fence;        /* started where packets have to be kept away */
     struct socket_address *places;
     size_t place_count;
+    int dumper;            /* pidfd of the CRIU that holds the tree; borrowed */
+    ssize_t process_count; /* of the tree, when it was frozen */
 };
 
 #define HANDOVER_NONE ((struct handover){.connection = -1, .fence = FENCE_NONE})
@@ -38,8 +40,7 @@ struct handover {
  * Takes a request.  1: a hand-over has begun: out->as is how to dump the job.  0: there
  * was none, or it was refused, which the requester has been told.
  */
-int handover_accept(const struct supervision *job, uint64_t checkpoints_left, bool has_points,
-                    struct handover *out);
+int handover_accept(const struct supervision *job, bool has_points, struct handover *out);
 
 /* Everything that takes time and does not stop the job. */
 int handover_prepare(struct handover *handover, struct err *err);
@@ -52,17 +53,24 @@ int handover_is_early(const struct handover *handover, struct err *err);
  * own way takes longer, and leaves its rules behind (criu/netfilter.c). */
 int handover_close_off(struct handover *handover, struct err *err);
 
+/* Of the dumped job, which CRIU holds: it stands by itself from here on, also where CRIU is
+ * killed.  handover_end() thaws it. */
+int handover_freeze(struct handover *handover, struct err *err);
+
 /* While it waits for the point.  False: the requester is gone, or has thought better of
  * it. */
 bool handover_is_wanted(struct handover *handover);
 
 /*
- * The image is written but for its manifest, the tree is held by CRIU.  Returns once it
+ * The image is written but for its manifest, the tree is held by CRIU (pidfd `dumper`).
+ * Where that dies, a process of the tree does, or a signal comes for the program, nothing
+ * comes of it, as long as the other side was not told to go on.  Returns once it
  * is decided: 0, the copy runs and the tree is to be ended; else the tree is to go on.
- * The group may be frozen then: handover_end() is to be told when the tree was let go.
+ * handover_end() is to be told when it was let go.
  */
 int handover_decide(struct handover *handover, const struct image_draft *draft,
-                    Freezepoint__Manifest *manifest, const struct hit *hit, struct err *err);
+                    Freezepoint__Manifest *manifest, const struct hit *hit, int dumper,
+                    struct err *err);
 
 /* Tells the requester how it went: `error` 0 where the tree is gone, else *err says why
  * it goes on.  Thaws it in that case. */

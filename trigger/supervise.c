@@ -382,10 +382,16 @@ static bool serve_probes(struct supervisor *self)
 
 /* ---- hand-over ---- */
 
-static uint64_t checkpoints_left(const struct supervisor *self)
+/* How many there may be over there.  Where none is left no point is due any more, since 0
+ * is no limit. */
+static void count_checkpoints_left(struct supervisor *self)
 {
     const struct supervision *job = self->job;
-    return job->max_checkpoints ? job->max_checkpoints - self->result->checkpoints : 0;
+    if (job->max_checkpoints == 0)
+        return;
+    self->handover.checkpoints_left = job->max_checkpoints - self->result->checkpoints;
+    for (size_t i = 0; i < job->point_count; i++)
+        job->points[i].done |= self->handover.checkpoints_left == 0;
 }
 
 /* Whatever was prepared for a checkpoint of the usual kind is of no use for it. */
@@ -394,6 +400,7 @@ static int prepare_handover(struct supervisor *self, struct err *err)
     if (self->checkpoint.committing)
         finish_commit(self);
     checkpoint_release(&self->checkpoint);
+    count_checkpoints_left(self);
     int error = handover_prepare(&self->handover, err);
     return error ? error : arm_now(self, err);
 }
@@ -440,7 +447,7 @@ static void hand_over_at_once(struct supervisor *self)
 static void serve_request(struct supervisor *self)
 {
     struct err err;
-    if (!handover_accept(self->job, checkpoints_left(self), more_to_do(self), &self->handover))
+    if (!handover_accept(self->job, more_to_do(self), &self->handover))
         return;
     log_info("migrate", "the job is to be handed over");
     int error = prepare_handover(self, &err);

@@ -8,8 +8,6 @@
  * is not what it was, or a thread stands still for seconds, it ends with status 3.
  */
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,11 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { THREADS_MAX = 16, PIECE = 64 * 1024, STILL_TICKS = 500 };
+#include "tests/apps/beats.h"
 
-static atomic_ulong beats[THREADS_MAX];
-static unsigned long seen[THREADS_MAX];
-static int still[THREADS_MAX];
+enum { PIECE = 64 * 1024, STILL_TICKS = 500 };
 
 static uint64_t now_us(void)
 {
@@ -33,15 +29,6 @@ static uint64_t now_us(void)
 static void nap(long ms)
 {
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
-}
-
-static void *beat(void *context)
-{
-    for (;;) {
-        atomic_fetch_add((atomic_ulong *)context, 1);
-        nap(5);
-    }
-    return NULL;
 }
 
 static uint64_t pattern(size_t index)
@@ -58,18 +45,6 @@ static int piece_is_whole(const uint64_t *memory, size_t words, unsigned long ti
     return 1;
 }
 
-static int threads_run(int count)
-{
-    for (int i = 0; i < count; i++) {
-        unsigned long now = atomic_load(&beats[i]);
-        still[i] = now == seen[i] ? still[i] + 1 : 0;
-        seen[i] = now;
-        if (still[i] >= STILL_TICKS)
-            return 0;
-    }
-    return 1;
-}
-
 static int fail(const char *what)
 {
     fprintf(stderr, "%s\n", what);
@@ -82,15 +57,12 @@ int main(int argc, char **argv)
     int count = argc > 2 ? atoi(argv[2]) : 0, quiet = argc > 3;
     int progress = open("progress", O_WRONLY | O_CREAT | O_APPEND, 0644);
     uint64_t *memory = malloc(words * sizeof(*memory));
-    if (progress < 0 || !memory || count > THREADS_MAX)
+    if (progress < 0 || !memory || count > BEATS_MAX)
         return fail("cannot begin");
     for (size_t i = 0; i < words; i++)
         memory[i] = pattern(i);
-    for (int i = 0; i < count; i++) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, beat, &beats[i]))
-            return fail("no thread");
-    }
+    if (beats_start(count))
+        return fail("no thread");
     unsigned int seed = 1;
     for (unsigned long tick = 1; access("stop", F_OK) < 0; tick++) {
         char line[64];
@@ -104,7 +76,7 @@ int main(int argc, char **argv)
             return fail("cannot write to standard output");
         if (!piece_is_whole(memory, words, tick))
             return fail("memory is not what it was");
-        if (!threads_run(count))
+        if (!beats_go_on(count, STILL_TICKS))
             return fail("a thread stands still");
         nap(10);
     }

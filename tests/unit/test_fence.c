@@ -303,15 +303,21 @@ static void ends_with_the_death_of_who_holds_it(void **state)
     close(ready[0]);
 }
 
-static void ends_with_the_death_of_its_child(void **state)
+static void outlives_its_child_as_long_as_it_is_held(void **state)
 {
     (void)state;
     struct err err;
+    struct socket_address place = place_at(false, PORT);
     struct fence fence = start();
+    assert_int_equal(fence_close_off(&fence, &place, 1, &err), 0);
+    int held = fcntl(fence.socket, F_DUPFD_CLOEXEC, 0);
     kill(fence.pid, SIGKILL);
-    expect_tables_gone();
+    assert_int_equal(try_connect(false, PORT, QUIET_MS), -ETIMEDOUT);
     assert_true(fence_open(&fence, &err) < 0);
     fence_end(&fence);
+    assert_int_equal(try_connect(false, PORT, QUIET_MS), -ETIMEDOUT);
+    close(held);
+    expect_tables_gone();
 }
 
 static void two_do_not_disturb_each_other(void **state)
@@ -374,7 +380,7 @@ int main(void)
         cmocka_unit_test(hides_an_address_as_a_whole),
         cmocka_unit_test(ends_with_its_end),
         cmocka_unit_test(ends_with_the_death_of_who_holds_it),
-        cmocka_unit_test(ends_with_the_death_of_its_child),
+        cmocka_unit_test(outlives_its_child_as_long_as_it_is_held),
         cmocka_unit_test(two_do_not_disturb_each_other),
         cmocka_unit_test(tells_of_what_nft_refuses),
         cmocka_unit_test(takes_many_places),
