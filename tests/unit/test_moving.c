@@ -95,10 +95,11 @@ static void one_alone_decides(void **state)
     print_message("ran %d times, never %d times\n", wins[OUTCOME_RAN], wins[OUTCOME_NEVER]);
 }
 
-static void make_file(const char *path, int hours_ago)
+static void make_file(const char *path, const char *text, int hours_ago)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
     struct timespec times[2] = {{.tv_sec = time(NULL) - hours_ago * 3600}};
     times[1] = times[0];
     assert_int_equal(futimens(fd, times), 0);
@@ -110,18 +111,22 @@ static void old_decisions_are_forgotten(void **state)
     (void)state;
     static const char old[] = ARRIVALS "/00000000000000000000000000000001",
                       half[] = ARRIVALS "/.00000000000000000000000000000001.77",
-                      recent[] = ARRIVALS "/00000000000000000000000000000002";
+                      recent[] = ARRIVALS "/00000000000000000000000000000002",
+                      ran[] = ARRIVALS "/00000000000000000000000000000003";
     struct moving moving = made("", "");
     struct err err;
     assert_int_equal(arrival_decide(moving.id, OUTCOME_RAN, &err), OUTCOME_RAN);
-    make_file(old, 25);
-    make_file(half, 25);
-    make_file(recent, 23);
+    make_file(old, "never\n", 25);
+    make_file(half, "nev", 25);
+    make_file(recent, "", 23);
+    /* The source may ask after days. */
+    make_file(ran, "ran\n", 250);
     struct moving next = made("", "");
     assert_int_equal(arrival_decide(next.id, OUTCOME_NEVER, &err), OUTCOME_NEVER);
     assert_int_equal(access(old, F_OK), -1);
     assert_int_equal(access(half, F_OK), -1);
     assert_int_equal(access(recent, F_OK), 0);
+    assert_int_equal(unlink(ran), 0);
     assert_int_equal(arrival_decide(moving.id, OUTCOME_NEVER, &err), OUTCOME_RAN);
     /* What somebody else wrote there is no decision. */
     assert_int_equal(arrival_decide("00000000000000000000000000000002", OUTCOME_RAN, &err),
@@ -157,7 +162,7 @@ static void records_come_back_as_they_were(void **state)
     (void)state;
     struct err err;
     struct moving moving = made("", "if true\nthen ssh b 'freezepoint receive'\nfi\n"), back;
-    char text[8192], longest[MOVING_VIA_MAX];
+    char text[sizeof(struct moving) + 16], longest[MOVING_VIA_MAX];
     assert_int_equal(moving_add_address(&moving, "10.0.0.5/24@eth0", &err), 0);
     assert_int_equal(moving_add_address(&moving, "fd00::5/64@eth1", &err), 0);
     snprintf(text, sizeof(text), "%s\n%s\n%s", moving.id, moving.addresses, moving.via);
