@@ -303,7 +303,7 @@ static void a_damaged_record_is_no_leave_to_run(void **state)
     struct err err;
     assert_int_equal(job(path), 0);
     snprintf(file, sizeof(file), "%s/moving", path);
-    make_file(file, 0);
+    make_file(file, "never\n", 0);
     assert_int_equal(moving_settle_orphan(path, &err), -EBADMSG);
     assert_non_null(strstr(err.text, file));
     unlink(file);
