@@ -23,7 +23,19 @@ PREFIX = "10.7.0"
 PLEN = 24
 END_LIMIT_S = 10
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Signals that would end this come after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run(*words, **keywords):
@@ -135,11 +147,12 @@ class Network:
         return ", ".join(has) or "neither delay nor limit"
 
     def remove(self):
-        for namespace in (*(host.namespace for host in self.hosts.values()), self.switch):
-            if (NAMESPACES / namespace).exists():
-                self._empty(namespace)
-                with contextlib.suppress(AssertionError):
-                    run("ip", "netns", "delete", namespace)
+        with undisturbed():
+            for namespace in (*(host.namespace for host in self.hosts.values()), self.switch):
+                if (NAMESPACES / namespace).exists():
+                    self._empty(namespace)
+                    with contextlib.suppress(AssertionError):
+                        run("ip", "netns", "delete", namespace)
 
     @staticmethod
     def _empty(namespace):

@@ -135,6 +135,8 @@ class Ours(Mover):
 
     def end(self):
         self._end_listeners()
+        if not hasattr(self, "tool"):
+            return
         self.tool.clean_up()
         self.tool.assert_clean()
 
