@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from harness import PROGRAM, Freezepoint, children_of, wait_for
+from harness import PROGRAM, PYTHON, Freezepoint, children_of, wait_for
 from hosts import DEVICE, PLEN, run
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
@@ -301,17 +301,68 @@ def varints(data):
 # -- the programs --
 
 
-class MovingRedis:
-    name = "redis"
-    kind = "redis"
-    port = 6379
+# These count their requests.
+NODE_SOURCE = """
+let count = 0;
+require('http').createServer((request, answer) => answer.end(String(++count)))
+    .listen(Number(process.argv[2]));
+"""
+
+PYTHON_SOURCE = """
+import http.server, sys
+class Counter(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    count = 0
+    def do_GET(self):
+        Counter.count += 1
+        body = b"%d" % Counter.count
+        self.send_response(200)
+        self.send_header("Content-Length", len(body))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Counter).serve_forever()
+"""
+
+
+class MovingProgram:
+    """What is moved; `kind` is what the client speaks."""
+
+    kind = "http"
 
     def __init__(self, directory):
-        self.directory = directory
+        self.directory = pathlib.Path(directory)
+
+
+class MovingRedis(MovingProgram):
+    name = kind = "redis"
+    port = 6379
 
     def command(self):
         return ["redis-server", "--port", str(self.port), "--bind", "0.0.0.0", "--save", "",
                 "--protected-mode", "no", "--dir", str(self.directory)]
+
+
+class MovingNode(MovingProgram):
+    name = "node"
+    port = 8080
+
+    def command(self):
+        source = self.directory / "server.js"
+        source.write_text(NODE_SOURCE)
+        return ["node", str(source), str(self.port)]
+
+
+class MovingPython(MovingProgram):
+    name = "python"
+    port = 8080
+
+    def command(self):
+        source = self.directory / "server.py"
+        source.write_text(PYTHON_SOURCE)
+        return [PYTHON, str(source), str(self.port)]
 
 
 def fill_redis(host, keys):
@@ -372,6 +423,14 @@ class Client:
                 file.seek(self.path.stat().st_size // 16 * 16 - 16)
                 return int.from_bytes(file.read(8), sys.byteorder) > since_ns
         wait_for(is_there, "the client's next answer", timeout)
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        """Returns once it counts again."""
+        self.process.send_signal(signal.SIGCONT)
+        self.await_answer(time.monotonic_ns())
 
     def end(self):
         """How many answers it had; all were right."""
