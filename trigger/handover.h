@@ -26,6 +26,7 @@ struct handover {
     struct moving moving;
     const struct supervision *job;
     struct supervision as; /* the job, as it is to be dumped for this */
+    char criu_version[32];
     uint64_t checkpoints_left;
     struct fence fence; /* started where packets have to be kept away */
     struct socket_address *places;
