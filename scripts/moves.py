@@ -345,24 +345,24 @@ class MovingRedis(MovingProgram):
                 "--protected-mode", "no", "--dir", str(self.directory)]
 
 
-class MovingNode(MovingProgram):
-    name = "node"
+class MovingScript(MovingProgram):
     port = 8080
 
     def command(self):
-        source = self.directory / "server.js"
-        source.write_text(NODE_SOURCE)
-        return ["node", str(source), str(self.port)]
+        script = self.directory / "server"
+        script.write_text(self.source)
+        return [self.interpreter, str(script), str(self.port)]
 
 
-class MovingPython(MovingProgram):
+class MovingNode(MovingScript):
+    name = interpreter = "node"
+    source = NODE_SOURCE
+
+
+class MovingPython(MovingScript):
     name = "python"
-    port = 8080
-
-    def command(self):
-        source = self.directory / "server.py"
-        source.write_text(PYTHON_SOURCE)
-        return [PYTHON, str(source), str(self.port)]
+    interpreter = PYTHON
+    source = PYTHON_SOURCE
 
 
 def fill_redis(host, keys):
