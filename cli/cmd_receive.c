@@ -245,7 +245,7 @@ static int fence_off(struct arrival *self, struct err *err)
 {
     if (self->received.place_count == 0)
         return 0;
-    int error = fence_start(self->moving.id, &self->fence, err);
+    int error = self->fence.pid ? 0 : fence_start(self->moving.id, &self->fence, err);
     if (!error)
         error =
             fence_close_off(&self->fence, self->received.places, self->received.place_count, err);
@@ -441,7 +441,11 @@ static int receive(struct arrival *self, int *status, struct err *err)
     detach_tick(&self->detach);
     uint64_t size;
     uint32_t files;
-    error = receive_begin(&self->stream, &self->received, &size, &files, err);
+    /* Now, while the job still runs there. */
+    if (self->moving.addresses[0])
+        error = fence_start(self->moving.id, &self->fence, err);
+    if (!error)
+        error = receive_begin(&self->stream, &self->received, &size, &files, err);
     if (!error)
         error = receive_check_places(&self->received, &self->moving, err);
     if (!error)

@@ -11,6 +11,8 @@
 #define TURNS_UNTIL_TRIAL 24
 /* Of the time: below it, the link is not what is waited for. */
 #define WAITING_PART 0.4
+/* Bytes a second: compressing is seldom faster, and trying it would cost a quick link most. */
+#define QUICK_LINK (250.0 * 1000 * 1000)
 /* What does not get smaller than this part is not worth it. */
 #define WORTH_PART 0.95
 
@@ -53,7 +55,7 @@ static enum pack_way next_way(struct pack *pack)
     if (pack->way == PACK_ZSTD && (double)pack->packed > WORTH_PART * (double)pack->bytes)
         return PACK_PLAIN;
     /* Nothing could be won. */
-    if (pack->way == PACK_PLAIN && waiting < WAITING_PART)
+    if (pack->way == PACK_PLAIN && (waiting < WAITING_PART || pack->rate[PACK_PLAIN] > QUICK_LINK))
         return PACK_PLAIN;
     if (pack->rate[other] == 0 || pack->turns >= TURNS_UNTIL_TRIAL)
         return other;

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from harness import APPS, PYTHON, free_port, wait_for
+from harness import APPS, PYTHON, ROOT, free_port, wait_for
 
 NODE_SOURCE = """
 const http = require('http');
@@ -34,6 +34,12 @@ public class Server {
     }
 }
 """
+
+
+def find_criu():
+    """The CRIU that freezepoint uses too."""
+    setup = (ROOT / "build" / "setup.mk").read_text()
+    return str(ROOT / re.search(r"^CRIU := (.+)$", setup, re.MULTILINE).group(1))
 
 
 class Program:

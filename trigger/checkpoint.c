@@ -182,7 +182,6 @@ static int commit_before_stop(struct checkpoint *checkpoint, struct hit *hit, st
 static int hand_over(struct checkpoint *checkpoint, struct hit *hit, struct err *err)
 {
     describe_timings(checkpoint->manifest, hit);
-    enter_criu_version(checkpoint);
     return handover_decide(checkpoint->handover, &checkpoint->draft, checkpoint->manifest, hit,
                            checkpoint->dump.worker.pidfd, err);
 }

@@ -8,10 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lib/criu.h"
 #include "lib/fault.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "lib/request.h"
+#include "trigger/manifest_fill.h"
 
 /* The requester says that it lives once a second. */
 #define PATIENCE_MS       (15 * 1000)
@@ -185,6 +187,10 @@ static int start_fence(struct handover *self, struct err *err)
 
 int handover_prepare(struct handover *handover, struct err *err)
 {
+    struct err ignored;
+    if (criu_version(handover->job->criu, handover->criu_version, sizeof(handover->criu_version),
+                     &ignored))
+        snprintf(handover->criu_version, sizeof(handover->criu_version), "unknown");
     int error = moving_addresses(&handover->moving, check_address, err);
     if (!error)
         error = add_moved(handover, err);
@@ -414,6 +420,7 @@ int handover_decide(struct handover *handover, const struct image_draft *draft,
     bool doubt = false;
     handover->dumper = dumper;
     fault_point("migrate:dumped");
+    manifest->criu_version = manifest_copy(handover->criu_version);
     int error = image_draft_describe(draft, manifest, err);
     if (!error)
         error = tell_held(handover, draft, hit, err);

@@ -25,7 +25,8 @@ struct handover {
     bool at_point;  /* it waits for the job's next point */
     struct moving moving;
     const struct supervision *job;
-    struct supervision as;     /* the job, as it is to be dumped for this */
+    struct supervision as; /* the job, as it is to be dumped for this */
+    char criu_version[32];
     uint64_t checkpoints_left; /* 0: no limit; the caller's to set */
     struct fence fence;        /* started where packets have to be kept away */
     struct socket_address *places;
