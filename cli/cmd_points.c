@@ -309,7 +309,12 @@ const struct command cmd_points = {
         "Shows when and how often it calls the functions in which programs wait or begin to "
         "listen, how much of its start-up's processor time it had used by then, and which call "
         "is best for a checkpoint: late in the start-up, where it waits, with no connection open "
-        "and no child half-started. The start-up is over when all threads wait for 200 ms. "
+        "and no child half-started; and where a restore takes less than what it saves: memory that "
+        "is filled later need not be restored, nor workers that are forked in a moment. The "
+        "start-up "
+        "is over when all threads wait for 200 ms. Programs that do much for their first client "
+        "only are best checkpointed after that: watch longer (--for), wait for the start-up's "
+        "end, use the program once, and where it pays the advice is a call after that. "
         "COMMAND is run only for that, and ended with SIGTERM; with --scope namespace or pid it "
         "gets pid and mount namespaces of its own. It is seen from the kernel, by BPF; status 77 "
         "where that is missing. Do not checkpoint a program while it is watched.",
