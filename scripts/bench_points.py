@@ -31,7 +31,7 @@ PICKING_TURNS = 3
 REQUESTS_MAX = 2     # to come to a point that is after a request
 SETTLE_S = 2.5       # from listening to the first request: for redis to have loaded its data
 PAUSE_S = 1.0        # before a further one
-WATCH_S = 6
+REST_S = 2.0         # after that
 FAULT_SHOWN = 120   # characters
 RULE = (f"met: the first answer from the advised point / from the best by hand, median of the "
         f"turns' ratios, is at most {NOISE}; and where the cold start takes more than {SLOW_MS} "
@@ -169,7 +169,7 @@ class Comparison:
     def advice(self, used):
         """The point in the first advice's command."""
         tool = self.new_tool()
-        watch = ("--for", f"{WATCH_S}s") if used else ()
+        watch = ("--for", "1m") if used else ()  # ended below
         words = tool.command("points", "--json", *watch, "--", *self.program.command())
         with open(self.output, "ab") as err:
             process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=err, env=tool.env,
@@ -178,7 +178,9 @@ class Comparison:
             if used:
                 self.await_listening()
                 time.sleep(SETTLE_S)
-                assert self.program.ask(), f"{self.program.name} does not answer"
+                wait_for(self.program.ask, f"{self.program.name} to answer", 30, 0.2)
+                time.sleep(REST_S)
+                process.terminate()
             learnt = json.loads(process.communicate(timeout=120)[0])
         finally:
             process.terminate()

@@ -12,13 +12,16 @@
 #define RESTORE_NS         12000000.0
 #define RESTORE_PROCESS_NS 3000000.0
 #define RESTORE_BYTE_NS    (600000.0 / (1024 * 1024))
+/* What a restored program does takes longer than at first: it finds no cache filled. */
+#define AFTER_RESTORE 1.5
 /* Of the processor time. */
 #define NEARLY_ALL 0.95
 /* What makes a point better or worse than one from which the job is ready sooner: 0.10
  * as much as taking a tenth longer. */
 #define WORTH_OF_WAITING   0.02
+#define WORTH_OF_MARGIN    0.02
 #define COST_OF_ORDER      0.10 /* of threads or processes: it may be another one next time */
-#define COST_OF_USE        0.15 /* so may the requests; and not all work for one is done once */
+#define COST_OF_USE        0.12 /* so may the requests; and not all work for one is done once */
 #define COST_OF_DOUBLING   0.01 /* of the number: so may it be */
 #define COST_OF_CONNECTION 2.0
 #define COST_OF_CHILD      2.0
@@ -209,6 +212,19 @@ static bool is_where_it_waits(const struct advice_run *run, const struct advice_
     return waited >= IDLE_NS;
 }
 
+/* The call before it found no connection open either: another time, when it comes to the
+ * number a call earlier, it can be checkpointed as well. */
+static bool has_margin(const struct advice_run *run, const struct advice_hit *hit)
+{
+    for (size_t i = 0; i < run->hit_count; i++) {
+        const struct advice_hit *other = &run->hits[i];
+        if (other->function == hit->function && other->pid == hit->pid &&
+            other->number + 1 == hit->number)
+            return !other->connections;
+    }
+    return false;
+}
+
 static unsigned int doublings(uint64_t number)
 {
     unsigned int count = 0;
@@ -228,7 +244,7 @@ static double ready_after(const struct advice_run *run, const struct advice_star
                           const struct advice_hit *hit)
 {
     uint64_t cpu_ns = all_cpu(start_up);
-    double left = hit->cpu_ns < cpu_ns ? (double)(cpu_ns - hit->cpu_ns) : 0;
+    double left = hit->cpu_ns < cpu_ns ? AFTER_RESTORE * (double)(cpu_ns - hit->cpu_ns) : 0;
     double again = hit->time_ns + hit->waited_ns < start_up->idle_ns ? (double)hit->waited_ns : 0;
     return left + again + RESTORE_NS + RESTORE_PROCESS_NS * count_processes(run, hit->time_ns) +
            RESTORE_BYTE_NS * (double)hit->memory_bytes;
@@ -252,7 +268,7 @@ static struct advice judge(const struct advice_run *run, const struct advice_sta
     advice.share = advice.share > 1 ? 1 : advice.share;
     double costs = COST_OF_DOUBLING * doublings(hit->number);
     if (after_use)
-        costs += COST_OF_USE;
+        costs += COST_OF_USE - (has_margin(run, hit) ? WORTH_OF_MARGIN : 0);
     else if (advice.threads > 1 || is_raced(run, hit, advice.share, end_ns))
         costs += COST_OF_ORDER;
     costs +=

@@ -249,6 +249,21 @@ static void the_rest_after_the_first_use_is_better(void **state)
     assert_false(out[1].after_use);
 }
 
+static void after_use_there_is_a_margin(void **state)
+{
+    (void)state;
+    struct use use;
+    struct advice out[ADVICE_MAX];
+    make_use(&use);
+    for (size_t i = 4; i < 6; i++) {
+        use.hits[i].number += 4;
+        use.hits[i].waited_ns = 500 * MS;
+    }
+    struct advice_start_up found = advice_find_start_up(&use.run);
+    advice_rank(&use.run, &found, out);
+    assert_int_equal(out[0].hit.number, 8); /* 7 is the first without a connection */
+}
+
 /* What a request takes each time is not worth a number that depends on requests. */
 static void a_cheap_use_is_left_out(void **state)
 {
@@ -396,6 +411,7 @@ int main(void)
         cmocka_unit_test(a_sleep_is_not_the_end),
         cmocka_unit_test(a_timer_does_not_put_the_end_off),
         cmocka_unit_test(the_rest_after_the_first_use_is_better),
+        cmocka_unit_test(after_use_there_is_a_margin),
         cmocka_unit_test(a_cheap_use_is_left_out),
         cmocka_unit_test(an_open_connection_is_no_rest),
         cmocka_unit_test(later_uses_are_not_waited_for),
