@@ -26,7 +26,7 @@ from starts import start_and_end, turns
 NOISE = 1.05         # two medians of the same thing differ by as much
 SLOW_MS = 300        # a cold start from which on the saving is judged
 SHARE = 0.25         # what a restore may take of that
-WAIT_S = 4           # for a point that an idle program does not come to
+WAIT_S = 10          # for a point that an idle program does not come to
 PICKING_TURNS = 3
 REQUESTS_MAX = 2     # to come to a point that is after a request
 SETTLE_S = 2.5       # from listening to the first request: for redis to have loaded its data
@@ -251,7 +251,10 @@ def measure_points(bench, names=()):
         if program_class.missing():
             print(f"{program_class.name}: not here: {', '.join(program_class.missing())}")
             continue
-        for verdict in Comparison(bench, program_class, idle, used).measure():
-            bench.results.append(verdict)
-            print_verdict(verdict)
+        try:
+            for verdict in Comparison(bench, program_class, idle, used).measure():
+                bench.results.append(verdict)
+                print_verdict(verdict)
+        except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
+            print(f"{program_class.name}: given up: {error}", flush=True)
     print(RULE, flush=True)

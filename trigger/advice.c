@@ -14,13 +14,18 @@
 #define RESTORE_BYTE_NS    (600000.0 / (1024 * 1024))
 /* What a restored program does takes longer than at first: it finds no cache filled. */
 #define AFTER_RESTORE 1.5
+/* Other threads that are still at work, compilers for instance, hardly delay one that
+ * waits already where it is going to. */
+#define IN_BACKGROUND 0.25
 /* Of the processor time. */
 #define NEARLY_ALL 0.95
+#define MOST       0.90
 /* What makes a point better or worse than one from which the job is ready sooner: 0.10
  * as much as taking a tenth longer. */
 #define WORTH_OF_WAITING   0.02
 #define WORTH_OF_MARGIN    0.02
 #define COST_OF_ORDER      0.10 /* of threads or processes: it may be another one next time */
+#define COST_OF_RACES      0.05 /* where threads call it, by doublings of the number */
 #define COST_OF_USE        0.12 /* so may the requests; and not all work for one is done once */
 #define COST_OF_DOUBLING   0.01 /* of the number: so may it be */
 #define COST_OF_CONNECTION 2.0
@@ -238,43 +243,52 @@ static uint64_t all_cpu(const struct advice_start_up *start_up)
     return start_up->used ? start_up->rest_cpu_ns : start_up->cpu_ns;
 }
 
+static double part_of_left(const struct advice *advice)
+{
+    bool is_ready = advice->waits && advice->share > MOST && advice->processes <= 1;
+    return is_ready ? IN_BACKGROUND : AFTER_RESTORE;
+}
+
 /* From the start of a restore until the job is ready.  Where it slept and went on, it
  * does so again. */
-static double ready_after(const struct advice_run *run, const struct advice_start_up *start_up,
-                          const struct advice_hit *hit)
+static double ready_after(const struct advice_start_up *start_up, const struct advice *advice)
 {
-    uint64_t cpu_ns = all_cpu(start_up);
-    double left = hit->cpu_ns < cpu_ns ? AFTER_RESTORE * (double)(cpu_ns - hit->cpu_ns) : 0;
+    const struct advice_hit *hit = &advice->hit;
+    double left = part_of_left(advice) * (1 - advice->share) * (double)all_cpu(start_up);
     double again = hit->time_ns + hit->waited_ns < start_up->idle_ns ? (double)hit->waited_ns : 0;
-    return left + again + RESTORE_NS + RESTORE_PROCESS_NS * count_processes(run, hit->time_ns) +
+    return left + again + RESTORE_NS + RESTORE_PROCESS_NS * advice->processes +
            RESTORE_BYTE_NS * (double)hit->memory_bytes;
 }
 
-/* soonest: of all candidates. */
-static struct advice judge(const struct advice_run *run, const struct advice_start_up *start_up,
-                           const struct advice_hit *hit, double soonest)
+static double costs(const struct advice_run *run, const struct advice *advice, uint64_t end_ns)
+{
+    const struct advice_hit *hit = &advice->hit;
+    double cost = COST_OF_DOUBLING * doublings(hit->number);
+    if (advice->after_use)
+        cost += COST_OF_USE - (has_margin(run, hit) ? WORTH_OF_MARGIN : 0);
+    else if (advice->threads > 1)
+        cost += COST_OF_ORDER + COST_OF_RACES * doublings(hit->number);
+    else if (is_raced(run, hit, advice->share, end_ns))
+        cost += COST_OF_ORDER;
+    return cost + (hit->connections ? COST_OF_CONNECTION : 0) +
+           (advice->is_half_started ? COST_OF_CHILD : 0);
+}
+
+/* All but the score. */
+static struct advice examine(const struct advice_run *run, const struct advice_start_up *start_up,
+                             const struct advice_hit *hit)
 {
     uint64_t cpu_ns = all_cpu(start_up);
-    uint64_t end_ns = start_up->idle_ns + IDLE_NS;
     bool after_use = start_up->used && hit->time_ns > start_up->used_ns;
     /* After use: in that very call, and not while the connection's end is being seen to. */
     struct advice advice = {.hit = *hit,
                             .waits = is_where_it_waits(run, hit) && (!after_use || hit->waited_ns),
                             .after_use = after_use,
                             .is_half_started = has_half_started_child(run, hit->time_ns),
-                            .threads = count_threads(run, hit, end_ns),
+                            .threads = count_threads(run, hit, start_up->idle_ns + IDLE_NS),
                             .processes = count_processes(run, hit->time_ns)};
     advice.share = cpu_ns ? (double)hit->cpu_ns / (double)cpu_ns : 0;
     advice.share = advice.share > 1 ? 1 : advice.share;
-    double costs = COST_OF_DOUBLING * doublings(hit->number);
-    if (after_use)
-        costs += COST_OF_USE - (has_margin(run, hit) ? WORTH_OF_MARGIN : 0);
-    else if (advice.threads > 1 || is_raced(run, hit, advice.share, end_ns))
-        costs += COST_OF_ORDER;
-    costs +=
-        (hit->connections ? COST_OF_CONNECTION : 0) + (advice.is_half_started ? COST_OF_CHILD : 0);
-    advice.score =
-        soonest / ready_after(run, start_up, hit) + (advice.waits ? WORTH_OF_WAITING : 0) - costs;
     return advice;
 }
 
@@ -291,12 +305,24 @@ static double soonest_of_all(const struct advice_run *run, const struct advice_s
 {
     double soonest = INFINITY;
     for (size_t i = 0; i < run->hit_count; i++) {
-        const struct advice_hit *hit = &run->hits[i];
-        double after = ready_after(run, start_up, hit);
-        if (after < soonest && is_candidate(run, start_up, hit))
-            soonest = after;
+        if (!is_candidate(run, start_up, &run->hits[i]))
+            continue;
+        struct advice advice = examine(run, start_up, &run->hits[i]);
+        double after = ready_after(start_up, &advice);
+        soonest = after < soonest ? after : soonest;
     }
     return soonest == INFINITY ? 0 : soonest;
+}
+
+/* soonest: of all candidates. */
+static struct advice judge(const struct advice_run *run, const struct advice_start_up *start_up,
+                           const struct advice_hit *hit, double soonest)
+{
+    struct advice advice = examine(run, start_up, hit);
+    advice.score = soonest / ready_after(start_up, &advice) +
+                   (advice.waits ? WORTH_OF_WAITING : 0) -
+                   costs(run, &advice, start_up->idle_ns + IDLE_NS);
+    return advice;
 }
 
 static int compare(const void *left, const void *right)

@@ -380,6 +380,20 @@ static void how_far_workers_are_is_not_left_to_chance(void **state)
     assert_int_equal(out[0].hit.function, EPOLL);
 }
 
+/* What compiles in the background does not make a number of many threads a good one. */
+static void work_in_the_background_hardly_counts(void **state)
+{
+    (void)state;
+    struct advice_hit hits[] = {hit(EPOLL, 1, 140, 92), hit(READ, 1, 100, 50),
+                                hit(READ, 1500, 160, 100)};
+    struct advice out[ADVICE_MAX];
+    hits[0].waited_ns = hits[2].waited_ns = 500 * MS;
+    hits[1].tid = 2;
+    assert_int_equal(rank(hits, 3, out), 2);
+    assert_int_equal(out[0].hit.function, EPOLL);
+    assert_true(out[0].score - out[1].score > 0.4);
+}
+
 static void memory_costs(void **state)
 {
     (void)state;
@@ -419,6 +433,7 @@ int main(void)
         cmocka_unit_test(a_race_with_workers_costs),
         cmocka_unit_test(a_sleep_is_slept_again),
         cmocka_unit_test(how_far_workers_are_is_not_left_to_chance),
+        cmocka_unit_test(work_in_the_background_hardly_counts),
         cmocka_unit_test(memory_costs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
