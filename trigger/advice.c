@@ -17,6 +17,8 @@
 /* Other threads that are still at work, compilers for instance, hardly delay one that
  * waits already where it is going to. */
 #define IN_BACKGROUND 0.25
+/* Of the time up to a call: another thread's that is as near may be before it next time. */
+#define NEAR 10
 /* Of the processor time. */
 #define NEARLY_ALL 0.95
 #define MOST       0.90
@@ -151,15 +153,26 @@ static bool has_half_started_child(const struct advice_run *run, uint64_t time_n
     return false;
 }
 
-/* In the same process, up to the end of the start-up: whichever is first there next
- * time has the number. */
+static bool is_near(const struct advice_run *run, const struct advice_hit *hit,
+                    const struct advice_hit *other)
+{
+    uint64_t begun_ns = run->sample_count ? run->samples[0].time_ns : 0;
+    uint64_t elapsed_ns = hit->time_ns > begun_ns ? hit->time_ns - begun_ns : 0;
+    uint64_t apart_ns = other->time_ns > hit->time_ns ? other->time_ns - hit->time_ns
+                                                      : hit->time_ns - other->time_ns;
+    return apart_ns <= elapsed_ns / NEAR;
+}
+
+/* In the same process, about then, up to the end of the start-up: whichever is first
+ * there next time has the number. */
 static uint32_t count_threads(const struct advice_run *run, const struct advice_hit *hit,
                               uint64_t end_ns)
 {
     uint32_t seen[16], count = 0;
     for (size_t i = 0; i < run->hit_count && count < 16; i++) {
         const struct advice_hit *other = &run->hits[i];
-        if (other->function != hit->function || other->pid != hit->pid || other->time_ns > end_ns)
+        if (other->function != hit->function || other->pid != hit->pid || other->time_ns > end_ns ||
+            !is_near(run, hit, other))
             continue;
         bool known = false;
         for (uint32_t j = 0; j < count; j++)

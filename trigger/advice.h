@@ -61,7 +61,7 @@ struct advice {
     bool after_use;       /* its number depends on how the job was used, and when */
     bool waits;           /* long, or again and again */
     bool is_half_started; /* a child was forked and had not executed its program */
-    uint32_t threads;     /* that call the function during the start-up */
+    uint32_t threads;     /* that call the function at about that time */
     uint32_t processes;   /* that are there, and would be restored */
     double score;         /* above 0: fit */
 };

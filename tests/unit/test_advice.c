@@ -151,13 +151,17 @@ static void later_hits_and_other_processes_are_left_out(void **state)
 static void threads_and_high_numbers_cost(void **state)
 {
     (void)state;
-    struct advice_hit hits[] = {hit(LISTEN, 1, 145, 98), hit(EPOLL, 1, 100, 60),
-                                hit(EPOLL, 4, 149, 99)};
+    struct advice_hit hits[] = {hit(LISTEN, 1, 145, 99), hit(EPOLL, 1, 140, 60),
+                                hit(EPOLL, 2, 149, 100)};
     struct advice out[ADVICE_MAX];
     hits[1].tid = 2;
     assert_int_equal(rank(hits, 3, out), 2);
     assert_int_equal(out[0].hit.function, LISTEN);
     assert_int_equal(out[1].threads, 2);
+    hits[1].time_ns = 50 * MS; /* long before */
+    assert_int_equal(rank(hits, 3, out), 2);
+    assert_int_equal(out[0].hit.function, EPOLL);
+    assert_int_equal(out[0].threads, 1);
 }
 
 static void nothing_is_advised_without_an_end(void **state)
@@ -384,7 +388,7 @@ static void how_far_workers_are_is_not_left_to_chance(void **state)
 static void work_in_the_background_hardly_counts(void **state)
 {
     (void)state;
-    struct advice_hit hits[] = {hit(EPOLL, 1, 140, 92), hit(READ, 1, 100, 50),
+    struct advice_hit hits[] = {hit(EPOLL, 1, 140, 92), hit(READ, 1, 150, 50),
                                 hit(READ, 1500, 160, 100)};
     struct advice out[ADVICE_MAX];
     hits[0].waited_ns = hits[2].waited_ns = 500 * MS;
