@@ -72,7 +72,10 @@ static char *reasons(const struct advice *advice)
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    fprintf(to, "after %d %% of the start-up's CPU", (int)(advice->share * 100));
+    if (advice->after_use)
+        fputs("after its first use (send it the same then)", to);
+    else
+        fprintf(to, "after %d %% of the start-up's CPU", (int)(advice->share * 100));
     if (advice->waits && advice->hit.waited_ns < 200000000)
         fputs(", it waits there again and again", to);
     else if (advice->waits)
@@ -243,10 +246,12 @@ static struct json_object *advice_json(const struct learnt *learnt, const struct
     add(object, "point", json_object_new_string(point));
     add(object, "fit", json_object_new_boolean(advice->score > 0));
     add(object, "score", json_object_new_double(advice->score));
+    add(object, "after_use", json_object_new_boolean(advice->after_use));
     add(object, "cpu_share", json_object_new_double(advice->share));
     add(object, "waits", json_object_new_boolean(advice->waits));
     add(object, "half_started_child", json_object_new_boolean(advice->is_half_started));
     add_number(object, "threads", advice->threads);
+    add_number(object, "processes", advice->processes);
     add(object, "reasons", why ? json_text(why, strlen(why)) : NULL);
     add(object, "command", line ? json_text(line, strlen(line)) : NULL);
     return object;

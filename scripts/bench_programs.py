@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from harness import APPS, PYTHON, ROOT, free_port, wait_for
+from harness import APP_SOURCES, APPS, PYTHON, ROOT, free_port, wait_for
 
 NODE_SOURCE = """
 const http = require('http');
@@ -35,6 +35,58 @@ public class Server {
 }
 """
 
+TOMCAT_HOMES = [pathlib.Path(f"/usr/share/tomcat{version}") for version in (10, 11)]
+
+SERVER_XML = """\
+<Server port="-1">
+  <Service name="Catalina">
+    <Connector port="{port}" address="127.0.0.1"/>
+    <Engine name="Catalina" defaultHost="localhost">
+      <Host name="localhost" appBase="webapps">
+        <Context path="" docBase="{pages}"/>
+      </Host>
+    </Engine>
+  </Service>
+</Server>
+"""
+
+# What a Tomcat as installed has for every application.
+WEB_XML = """\
+<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="6.0">
+  <servlet>
+    <servlet-name>default</servlet-name>
+    <servlet-class>org.apache.catalina.servlets.DefaultServlet</servlet-class>
+    <load-on-startup>1</load-on-startup>
+  </servlet>
+  <servlet>
+    <servlet-name>jsp</servlet-name>
+    <servlet-class>org.apache.jasper.servlet.JspServlet</servlet-class>
+    <load-on-startup>3</load-on-startup>
+  </servlet>
+  <servlet-mapping>
+    <servlet-name>default</servlet-name>
+    <url-pattern>/</url-pattern>
+  </servlet-mapping>
+  <servlet-mapping>
+    <servlet-name>jsp</servlet-name>
+    <url-pattern>*.jsp</url-pattern>
+  </servlet-mapping>
+  <welcome-file-list>
+    <welcome-file>index.html</welcome-file>
+  </welcome-file-list>
+</web-app>
+"""
+
+LOGGING_PROPERTIES = """\
+handlers = java.util.logging.ConsoleHandler
+java.util.logging.SimpleFormatter.format = %1$tT %4$s: %5$s%n
+"""
+
+
+def has_module(name):
+    return subprocess.run([PYTHON, "-c", f"import {name}"], capture_output=True,
+                          check=False).returncode == 0
+
 
 def find_criu():
     """The CRIU that freezepoint uses too."""
@@ -48,6 +100,8 @@ class Program:
     needs = ()
     point = "listen"  # where its image is taken
     request = b"GET / HTTP/1.0\r\n\r\n"
+    expected = b""  # the end of the answer
+    environment = {}
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory)
@@ -75,7 +129,8 @@ class Program:
         answer = b""
         while piece := connection.recv(4096):
             answer += piece
-        return answer.startswith(b"HTTP/1.") and b" 200 " in answer
+        return (answer.startswith(b"HTTP/1.") and b" 200 " in answer
+                and answer.endswith(self.expected))
 
     def longest_gap(self, _output, _since_ns):
         """(start, length) in ns of the longest stop since then, where the program
@@ -150,6 +205,12 @@ class Node(Program):
         return ["node", str(self.directory / "server.js"), str(self.port)]
 
 
+class LargeRedis(Redis):
+    """It loads for some time."""
+
+    keys, value_size = 2_000_000, 32
+
+
 class Java(Program):
     name = "java"
     needs = ("java", "javac")
@@ -161,6 +222,91 @@ class Java(Program):
 
     def command(self):
         return ["java", "-XX:-UsePerfData", "-cp", str(self.directory), "Server", str(self.port)]
+
+
+class Tomcat(Program):
+    name = "tomcat"
+    needs = ("java",)
+
+    @classmethod
+    def home(cls):
+        return next((home for home in TOMCAT_HOMES if (home / "bin" / "catalina.sh").exists()
+                     and cls.pages(home).exists()), None)
+
+    @staticmethod
+    def pages(home):
+        return pathlib.Path(f"{home}-examples") / "examples"
+
+    @classmethod
+    def missing(cls):
+        return super().missing() + ([] if cls.home() else ["Tomcat and its examples"])
+
+    def prepare(self):
+        home = self.home()
+        for name in ("conf", "logs", "temp", "webapps", "work"):
+            (self.directory / name).mkdir()
+        conf = self.directory / "conf"
+        (conf / "server.xml").write_text(SERVER_XML.format(port=self.port, pages=self.pages(home)))
+        (conf / "web.xml").write_text(WEB_XML)
+        (conf / "logging.properties").write_text(LOGGING_PROPERTIES)
+        self.script = home / "bin" / "catalina.sh"
+        self.environment = {"CATALINA_BASE": str(self.directory), "JAVA_OPTS": "-Xmx64m"}
+
+    def command(self):
+        return [str(self.script), "run"]
+
+
+class Flask(Program):
+    name = "flask"
+    modules = ("flask",)  # of the distribution's python3
+    expected = b"alive"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # beside its source
+
+    @classmethod
+    def missing(cls):
+        return super().missing() + [name for name in cls.modules if not has_module(name)]
+
+    def command(self):
+        return [PYTHON, str(APP_SOURCES / "flask_app.py"), str(self.port)]
+
+
+class Django(Flask):
+    name = "django"
+    modules = ("django",)
+
+    def command(self):
+        return [PYTHON, str(APP_SOURCES / "django_app.py"), "runserver", "--noreload",
+                str(self.port)]
+
+
+class Gunicorn(Flask):
+    name = "gunicorn"
+    needs = ("gunicorn",)
+    options = ()
+
+    def command(self):
+        return ["gunicorn", *self.options, "--workers", "2", "--bind", f"127.0.0.1:{self.port}",
+                "--pythonpath", str(APP_SOURCES), "flask_app:app"]
+
+
+class GunicornPreload(Gunicorn):
+    name = "gunicorn-preload"
+    options = ("--preload",)
+
+
+class Nginx(Program):
+    name = "nginx"
+    needs = ("nginx",)
+    expected = b"alive"
+
+    def prepare(self):
+        text = (APP_SOURCES / "nginx.conf").read_text()
+        text = text.replace("DIRECTORY", str(self.directory)).replace("PORT", str(self.port))
+        (self.directory / "nginx.conf").write_text(text)
+
+    def command(self):
+        return ["nginx", "-c", str(self.directory / "nginx.conf"),
+                "-e", str(self.directory / "errors")]
 
 
 PROGRAMS = (Heartbeat, PythonServer, Redis, Node, Java)

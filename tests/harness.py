@@ -20,6 +20,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "freezepoint"
 APPS = ROOT / "build" / "tests" / "apps"
+APP_SOURCES = ROOT / "tests" / "apps"
 PYTHON = "/usr/bin/python3"
 RUNTIME = pathlib.Path("/run/freezepoint")
 
@@ -41,6 +42,14 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def is_listening(port):
+    """Looks without connecting."""
+    lines = [line for name in ("tcp", "tcp6")
+             for line in pathlib.Path("/proc/net", name).read_text().splitlines()[1:]]
+    return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+               for line in lines)
 
 
 def wait_for(condition, what, timeout=20.0, interval=0.02):

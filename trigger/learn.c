@@ -295,7 +295,8 @@ static uint64_t cpu_at(const struct learnt *learnt, uint64_t time_ns)
 static bool has_rested(struct learnt *learnt)
 {
     if (!learnt->start_up.ended)
-        learnt->start_up = advice_find_start_up(learnt->samples, learnt->sample_count);
+        learnt->start_up = advice_find_start_up(
+            &(struct advice_run){.samples = learnt->samples, .sample_count = learnt->sample_count});
     if (!learnt->start_up.ended)
         return false;
     const struct advice_sample *last = &learnt->samples[learnt->sample_count - 1];
@@ -438,7 +439,9 @@ static void sum_up(struct watch *watch)
     learnt->lost_copies = points_lost_copies(points);
     struct advice_run run = {learnt->hits,          learnt->hit_count, learnt->processes,
                              learnt->process_count, learnt->samples,   learnt->sample_count};
-    learnt->start_up = advice_find_start_up(learnt->samples, learnt->sample_count);
+    for (size_t i = 0; i < learnt->hit_count; i++)
+        learnt->hits[i].memory_bytes = learnt_memory_at(learnt, learnt->hits[i].time_ns);
+    learnt->start_up = advice_find_start_up(&run);
     learnt->advice_count = advice_rank(&run, &learnt->start_up, learnt->advice);
     if (watch->learn->names_callers)
         name_callers(learnt);
