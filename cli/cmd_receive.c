@@ -176,6 +176,9 @@ static int check_hello(struct arrival *self, const Freezepoint__Stream__Hello *h
                         "the other side speaks version %u of the stream and this freezepoint "
                         "(" FREEZEPOINT_VERSION ") version %u; use the same release on both",
                         hello->version, STREAM_VERSION);
+    /* A stream that is said again would make a second copy. */
+    if (!hello->enquire && arrival_is_decided(hello->id))
+        return err_text(err, EALREADY, "migration %s is over; begin a new one", hello->id);
     snprintf(self->moving.id, sizeof(self->moving.id), "%s", hello->id);
     snprintf(self->name, sizeof(self->name), "%s", hello->name);
     return 0;

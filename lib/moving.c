@@ -129,6 +129,13 @@ int arrival_decide(const char *id, enum outcome wanted, struct err *err)
     return error ? error : decided(path, err);
 }
 
+bool arrival_is_decided(const char *id)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof(path), ARRIVALS "/%s", id);
+    return moving_id_is_valid(id) && access(path, F_OK) == 0;
+}
+
 /* ---- the job's files ---- */
 
 static void path_in(char path[PATH_MAX], const char *runtime_path, const char *name)

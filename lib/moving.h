@@ -55,6 +55,9 @@ int moving_addresses(const struct moving *moving,
  * -errno.  What never ran is forgotten after a day, what ran is not. */
 int arrival_decide(const char *id, enum outcome wanted, struct err *err);
 
+/* Whether it was, without deciding anything. */
+bool arrival_is_decided(const char *id);
+
 /* The job's file. */
 int arrival_begin(const char *runtime_path, const struct moving *moving, struct err *err);
 void arrival_end(const char *runtime_path);

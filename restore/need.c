@@ -66,21 +66,44 @@ static int gather(const char *job, Freezepoint__Stream__Need *need, struct err *
     return error ? error : check_size(need, err);
 }
 
+static int check_answer(const Freezepoint__Stream__Hello *hello, struct err *err)
+{
+    /* What has needs is our own, from a command that gives back what it is told. */
+    if (!hello || hello->need)
+        return err_text(err, EBADMSG,
+                        "the other side answered with an odd hello; does the command run "
+                        "'freezepoint receive'?");
+    if (hello->version != STREAM_VERSION)
+        return err_text(err, ENOTSUP,
+                        "the other side speaks version %u of the stream and this freezepoint "
+                        "(" FREEZEPOINT_VERSION ") version %u; use the same release on both",
+                        hello->version, STREAM_VERSION);
+    return 0;
+}
+
 static int exchange(struct stream *stream, Freezepoint__Stream__Hello *hello, StreamMessage **out,
                     struct err *err)
 {
     StreamMessage message;
+    struct err why;
     freezepoint__stream__message__init(&message);
     message.kind = FREEZEPOINT__STREAM__KIND__HELLO;
     message.hello = hello;
-    int error = stream_send(stream, &message, NULL, 0, err);
-    if (!error)
-        error = stream_expect(stream, FREEZEPOINT__STREAM__KIND__HELLO, out, err);
-    if (error || (*out)->hello)
+    int sent = stream_send(stream, &message, NULL, 0, err);
+    if (sent && sent != -EPIPE)
+        return sent;
+    /* Where it has ended, it may have said why before. */
+    int error = stream_expect(stream, FREEZEPOINT__STREAM__KIND__HELLO, out, &why);
+    if (error) {
+        *err = why;
         return error;
-    freezepoint__stream__message__free_unpacked(*out, NULL);
-    *out = NULL;
-    return err_text(err, EBADMSG, "the other side answered with an odd hello");
+    }
+    error = check_answer((*out)->hello, err);
+    if (error) {
+        freezepoint__stream__message__free_unpacked(*out, NULL);
+        *out = NULL;
+    }
+    return error;
 }
 
 int need_ask(struct stream *stream, const struct need_request *request, StreamMessage **out,

@@ -89,6 +89,7 @@ static void one_alone_decides(void **state)
         assert_true(outcomes[OUTCOME_RAN] == RACERS || outcomes[OUTCOME_NEVER] == RACERS);
         wins[outcomes[OUTCOME_RAN] ? OUTCOME_RAN : OUTCOME_NEVER]++;
         struct err err;
+        assert_true(arrival_is_decided(moving.id));
         assert_int_equal(arrival_decide(moving.id, OUTCOME_NEVER, &err),
                          outcomes[OUTCOME_RAN] ? OUTCOME_RAN : OUTCOME_NEVER);
     }
@@ -122,6 +123,7 @@ static void old_decisions_are_forgotten(void **state)
     /* The source may ask after days. */
     make_file(ran, "ran\n", 250);
     struct moving next = made("", "");
+    assert_false(arrival_is_decided(next.id));
     assert_int_equal(arrival_decide(next.id, OUTCOME_NEVER, &err), OUTCOME_NEVER);
     assert_int_equal(access(old, F_OK), -1);
     assert_int_equal(access(half, F_OK), -1);
