@@ -231,7 +231,9 @@ static void announces_by_neighbour_advertisement(void **state)
     (void)state;
     struct err err;
     struct moved_address address = parsed("fd77::5/64@v0");
-    uint8_t own[ETH_ALEN], frame[2048];
+    /* What follows an Ethernet header is aligned. */
+    _Alignas(8) uint8_t room[2 + 2048];
+    uint8_t own[ETH_ALEN], *frame = room + 2;
     hardware_address("v0", own);
     _cleanup_close_ int fd = listen_at_other_end(ETH_P_IPV6);
     assert_int_equal(address_announce(&address, &err), 0);

@@ -15,32 +15,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "lib/dir.h"
 #include "tests/unit/image_sample.h"
-
-struct place {
-    char top[64];
-    struct store store;
-};
-
-static int setup(void **state)
-{
-    struct place *place = calloc(1, sizeof(*place));
-    struct err err;
-    *state = place;
-    snprintf(place->top, sizeof(place->top), "/tmp/freezepoint-draft-XXXXXX");
-    return mkdtemp(place->top) ? store_open(place->top, &place->store, &err) : -1;
-}
-
-static int teardown(void **state)
-{
-    struct place *place = *state;
-    struct err err;
-    store_close(&place->store);
-    int error = dir_remove_recursive(AT_FDCWD, place->top, &err);
-    free(place);
-    return error;
-}
+#include "tests/unit/place.h"
 
 /* In children, where cmocka's asserts would go on with the parent's tests. */
 #define CHECK(condition)                                                                           \

@@ -10,32 +10,8 @@
 
 #include <cmocka.h>
 
-#include "lib/dir.h"
 #include "tests/unit/wire.h"
-
-struct place {
-    char top[64];
-    struct store store;
-};
-
-static int setup(void **state)
-{
-    struct place *place = calloc(1, sizeof(*place));
-    struct err err;
-    *state = place;
-    snprintf(place->top, sizeof(place->top), "/tmp/freezepoint-receive-XXXXXX");
-    return mkdtemp(place->top) ? store_open(place->top, &place->store, &err) : -1;
-}
-
-static int teardown(void **state)
-{
-    struct place *place = *state;
-    struct err err;
-    store_close(&place->store);
-    int error = dir_remove_recursive(AT_FDCWD, place->top, &err);
-    free(place);
-    return error;
-}
+#include "tests/unit/place.h"
 
 static size_t count_entries(const struct place *place)
 {
