@@ -82,7 +82,8 @@ class FreezeWatch(threading.Thread):
         while not self.over:
             if waiting.poll(20):
                 self.changes += 1
-                os.pread(self.fd, 100, 0)
+                with contextlib.suppress(OSError):  # it is gone
+                    os.pread(self.fd, 100, 0)
 
     def stop(self):
         self.over = True
@@ -382,15 +383,11 @@ def test_no_criu(case):
     assert "the other side refuses: FREEZEPOINT_CRIU is '/no/such/criu'" in said
 
 
-def test_no_nft_and_no_ip(case):
+def test_no_nft(case):
     case.start(f"listen('0.0.0.0', {PORT})")
-    hide = "mount --bind /dev/null $(readlink -f /usr/sbin/{})"
+    hidden = "mount --bind /dev/null $(readlink -f /usr/sbin/nft)"
     assert "nft is missing or has ended; install nftables" in \
-        case.refused(*MOVE, via=case.via(before=hide.format("nft")))
-    ip_hidden = "for f in /usr/sbin/ip /bin/ip /usr/bin/ip; do [ ! -e $f ] || " \
-                "mount --bind /dev/null $(readlink -f $f); done"
-    assert "there is no 'ip' program to move addresses with; install iproute2" in \
-        case.refused(*MOVE, via=case.via(before=ip_hidden))
+        case.refused(*MOVE, via=case.via(before=hidden))
 
 
 def test_no_cgroups(case):
