@@ -445,8 +445,7 @@ static int receive(struct arrival *self, int *status, struct err *err)
     uint64_t size;
     uint32_t files;
     /* Now, while the job still runs there. */
-    if (self->moving.addresses[0])
-        error = fence_start(self->moving.id, &self->fence, err);
+    error = self->moving.addresses[0] ? fence_start(self->moving.id, &self->fence, err) : 0;
     if (!error)
         error = receive_begin(&self->stream, &self->received, &size, &files, err);
     if (!error)
