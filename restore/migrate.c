@@ -28,6 +28,9 @@
  * that is left to the supervisor. */
 #define ASK_TIMES    5
 #define ASK_AGAIN_MS 1000
+/* Of a side that has ended; signs of life may stand before them. */
+#define LAST_WORDS_MAX 16
+#define LAST_WORDS_MS  200
 
 /* One migration. */
 struct migration {
@@ -197,6 +200,21 @@ static int await_target(struct migration *self, Freezepoint__Stream__Kind kind, 
         if (error)
             return error;
     }
+}
+
+/* Where the other side has ended while it was told something, it has said why before. */
+static int hear_other_side(struct migration *self, int error, struct err *err)
+{
+    StreamMessage *message = NULL;
+    struct err ignored;
+    for (int i = 0; i < LAST_WORDS_MAX && error == -EPIPE; i++) {
+        if (stream_poll(&self->stream, LAST_WORDS_MS, &message, &ignored) || !message)
+            break;
+        if (message->kind == FREEZEPOINT__STREAM__KIND__FAILED)
+            error = err_text(err, ECANCELED, "the other side failed: %s", message->text);
+        freezepoint__stream__message__free_unpacked(message, NULL);
+    }
+    return error;
 }
 
 /* ---- step by step ---- */
@@ -432,7 +450,7 @@ static int move_held(struct migration *self, struct err *err)
     const struct migrate_request *request = self->request;
     int error = run_hook(self, "after-freeze", request->after_freeze, "nowhere", err);
     if (!error)
-        error = send_copy(self, err);
+        error = hear_other_side(self, send_copy(self, err), err);
     fault_point("migrate:ready");
     if (!error)
         error = run_hook(self, "before-resume", request->before_resume, "nowhere", err);
@@ -444,13 +462,14 @@ static int move(struct migration *self, struct err *err)
     int error = say_hello(self, err);
     if (error)
         return error;
-    self->supervisor = request_connect(self->request->job, err);
-    if (self->supervisor < 0)
-        return self->supervisor;
     error = run_hook(self, "before-freeze", self->request->before_freeze, "here", err);
     if (error)
         return error;
-    error = hold(self, err);
+    /* Only now: it does not wait long for what is wanted. */
+    self->supervisor = request_connect(self->request->job, err);
+    if (self->supervisor < 0)
+        return self->supervisor;
+    error = hear_other_side(self, hold(self, err), err);
     fault_point("migrate:hold");
     if (!self->held)
         return error;

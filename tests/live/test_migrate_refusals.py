@@ -396,6 +396,20 @@ def test_no_cgroups(case):
     assert "the other side refuses: cgroup-freezer here: " in said
 
 
+def test_disk_that_fills_while_the_image_comes(case):
+    """What could not be known before: the program goes on, and it is told why."""
+    case.start("bytearray(b'x') * (4 << 20)", "__import__('mmap').mmap(-1, 8 << 20)")
+    case.store_there.mkdir(mode=0o700)
+    full = (f"mount -t tmpfs -o size=80m,mode=700 none {case.store_there}; "
+            f"(sleep 0.3; head -c 79M /dev/zero >{case.store_there}/.filler) & ")
+    before = case.hosts.state("b")
+    done = case.migrate("--before-freeze", "sleep 1.5", via=case.via(before=full))
+    assert done.returncode == 1
+    assert "the other side failed: write '" in done.stderr and "No space left" in done.stderr
+    assert case.running.running() and case.supervised()
+    assert case.hosts.state("b") == before and case.left() == []
+
+
 # ---- what is no other side ----
 
 @pytest.mark.parametrize("via, what", [
