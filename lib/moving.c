@@ -20,9 +20,10 @@
 #include "lib/stream.h"
 #include "lib/via.h"
 
-#define ARRIVALS     JOB_RUNTIME_ROOT "/.arrivals"
-#define KEPT_SECONDS (24 * 60 * 60)
-#define DIGITS       (MOVING_ID_SIZE - 1)
+#define ARRIVALS         JOB_RUNTIME_ROOT "/.arrivals"
+#define KEPT_SECONDS     (24 * 60 * 60)
+#define RAN_KEPT_SECONDS (60 * KEPT_SECONDS)
+#define DIGITS           (MOVING_ID_SIZE - 1)
 
 int moving_make_id(char id[MOVING_ID_SIZE], struct err *err)
 {
@@ -75,15 +76,16 @@ static ssize_t read_file(const char *path, char *text, size_t size)
 
 static const char ran[] = "ran\n", never[] = "never\n";
 
-/* Not those that ran: the source may be cut off for longer, and what is not there is
- * decided to run never.  With a '.' in front: of somebody who was killed while writing
- * one. */
+/* Those that ran are kept for much longer: the source may be cut off for days, and what is
+ * not there is decided to run never.  With a '.' in front: of somebody who was killed while
+ * writing one. */
 static bool is_forgettable(int dirfd, const char *name, time_t now)
 {
     struct stat about;
-    return fstatat(dirfd, name, &about, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(about.st_mode) &&
-           (name[0] == '.' || about.st_size == (off_t)strlen(never)) &&
-           now - about.st_mtime > KEPT_SECONDS;
+    if (fstatat(dirfd, name, &about, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(about.st_mode))
+        return false;
+    bool may_be_asked = name[0] != '.' && about.st_size != (off_t)strlen(never);
+    return now - about.st_mtime > (may_be_asked ? RAN_KEPT_SECONDS : KEPT_SECONDS);
 }
 
 static void forget_old(void)

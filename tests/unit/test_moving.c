@@ -113,15 +113,17 @@ static void old_decisions_are_forgotten(void **state)
     static const char old[] = ARRIVALS "/00000000000000000000000000000001",
                       half[] = ARRIVALS "/.00000000000000000000000000000001.77",
                       recent[] = ARRIVALS "/00000000000000000000000000000002",
-                      ran[] = ARRIVALS "/00000000000000000000000000000003";
+                      ran[] = ARRIVALS "/00000000000000000000000000000003",
+                      long_ran[] = ARRIVALS "/00000000000000000000000000000004";
     struct moving moving = made("", "");
     struct err err;
     assert_int_equal(arrival_decide(moving.id, OUTCOME_RAN, &err), OUTCOME_RAN);
     make_file(old, "never\n", 25);
     make_file(half, "nev", 25);
     make_file(recent, "", 23);
-    /* The source may ask after days. */
+    /* The source may ask after days, but not after months. */
     make_file(ran, "ran\n", 250);
+    make_file(long_ran, "ran\n", 61 * 24);
     struct moving next = made("", "");
     assert_false(arrival_is_decided(next.id));
     assert_int_equal(arrival_decide(next.id, OUTCOME_NEVER, &err), OUTCOME_NEVER);
@@ -129,6 +131,7 @@ static void old_decisions_are_forgotten(void **state)
     assert_int_equal(access(half, F_OK), -1);
     assert_int_equal(access(recent, F_OK), 0);
     assert_int_equal(unlink(ran), 0);
+    assert_int_equal(access(long_ran, F_OK), -1);
     assert_int_equal(arrival_decide(moving.id, OUTCOME_NEVER, &err), OUTCOME_RAN);
     /* What somebody else wrote there is no decision. */
     assert_int_equal(arrival_decide("00000000000000000000000000000002", OUTCOME_RAN, &err),
