@@ -313,7 +313,7 @@ def test_status_and_output_of_the_source(moving, hosts):
     listening(hosts)
     done = moving.migrate()
     assert done.returncode == 0 and re.search(
-        rf"migrated {moving.tool.name}: it runs there as {moving.name}; stood for [\d.]+ ms",
+        rf"migrated {moving.tool.name}: it runs there as {moving.name}; it stood for [\d.]+ ms",
         done.stderr)
     assert running.wait() == 0
     assert "migrated: the program runs on the other side" in running.err
