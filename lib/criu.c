@@ -322,17 +322,29 @@ static bool traces_the_dead(pid_t tracer)
     return false;
 }
 
-static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
+/* 1: there is something to read, or nobody who could write; 0: not yet. */
+static int wait_slice(const struct criu_worker *worker, int slice_ms, struct err *err)
+{
+    struct pollfd watched[] = {{.fd = worker->socket, .events = POLLIN},
+                               {.fd = worker->pidfd, .events = POLLIN}};
+    int ready = poll(watched, 2, slice_ms);
+    if (ready < 0 && errno != EINTR)
+        return err_set(err, errno, "wait for CRIU");
+    if (ready <= 0 || watched[0].revents)
+        return ready > 0;
+    /* What it said last may have come between. */
+    return fd_wait(worker->socket, POLLIN, 0) > 0 ? 1 : report_death(err);
+}
+
+static int wait_readable(const struct criu_worker *worker, pid_t pid, int stall_ms, struct err *err)
 {
     enum { SLICE_MS = 1000 };
     uint64_t progress = 0;
     int idle_ms = 0;
     for (;;) {
-        int events = fd_wait(socket, POLLIN, stall_ms < SLICE_MS ? stall_ms : SLICE_MS);
-        if (events < 0)
-            return err_set(err, -events, "wait for CRIU");
-        if (events)
-            return 0;
+        int ready = wait_slice(worker, stall_ms < SLICE_MS ? stall_ms : SLICE_MS, err);
+        if (ready)
+            return ready < 0 ? ready : 0;
         uint64_t now = measure_tree(pid, 0, 0);
         idle_ms = now == progress ? idle_ms + SLICE_MS : 0;
         progress = now;
@@ -343,14 +355,15 @@ static int wait_readable(int socket, pid_t pid, int stall_ms, struct err *err)
     }
 }
 
-int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err *err)
+int criu_receive(const struct criu_worker *worker, pid_t pid, int stall_ms, CriuResp **out,
+                 struct err *err)
 {
-    int error = wait_readable(socket, pid, stall_ms, err);
+    int error = wait_readable(worker, pid, stall_ms, err);
     if (error)
         return error;
     uint8_t bytes[64 * 1024];
     int passed = -1;
-    ssize_t n = fd_receive(socket, bytes, sizeof(bytes), &passed);
+    ssize_t n = fd_receive(worker->socket, bytes, sizeof(bytes), &passed);
     fd_close(&passed);
     /* A worker that died with our request unread resets the connection. */
     if (n < 0 && n != -ECONNRESET)

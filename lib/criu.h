@@ -69,12 +69,14 @@ int criu_send(int socket, const CriuReq *request, struct err *err);
 /*
  * Waits for one message.  A worker that makes no progress (processor time and
  * input/output of `pid` and its descendants unchanged) for stall_ms is given up:
- * -ETIMEDOUT.  The worker's death is -EPIPE.  -ESRCH: a process with several threads
+ * -ETIMEDOUT.  The worker's death is -EPIPE, also where processes that it has made still
+ * have its socket.  -ESRCH: a process with several threads
  * was killed while the worker traced it, and the worker waits for its first thread,
  * which never ends before the worker has waited for the others (kernel/exit.c,
  * wait_consider_task()).  *out is freed with criu_resp__free_unpacked().
  */
-int criu_receive(int socket, pid_t pid, int stall_ms, CriuResp **out, struct err *err);
+int criu_receive(const struct criu_worker *worker, pid_t pid, int stall_ms, CriuResp **out,
+                 struct err *err);
 
 /* Answers a notification. */
 int criu_acknowledge(int socket, bool success, struct err *err);

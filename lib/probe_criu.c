@@ -235,7 +235,7 @@ static int request(const struct trial *trial, CriuReqType type, CriuOpts *option
     if (!error && fd_wait(worker.socket, POLLIN, CRIU_MS) <= 0)
         error = err_text(err, ETIMEDOUT, "%s: no end within %d ms", what, CRIU_MS);
     if (!error)
-        error = criu_receive(worker.socket, worker.pid, CRIU_MS, &response, err);
+        error = criu_receive(&worker, worker.pid, CRIU_MS, &response, err);
     /* It has died: ECONNRESET where it did so before it read the request. */
     bool died = error == -EPIPE || error == -ECONNRESET;
     if (error && !died)

@@ -253,7 +253,7 @@ static int talk(const struct restore_request *request, struct init *init,
         _cleanup_(free_response) CriuResp *response = NULL;
         /* The processes that it makes read the memory, children of the mini-init like
          * itself, while it waits for them. */
-        int error = criu_receive(init->worker.socket, init->pid, STALL_MS, &response, err);
+        int error = criu_receive(&init->worker, init->pid, STALL_MS, &response, err);
         if (error)
             return explain_death(request, error, log_path, err);
         if (response->type != CRIU_REQ_TYPE__NOTIFY) {

@@ -118,7 +118,7 @@ static int explain(const struct dump *dump, const char *what, const CriuResp *re
 
 static int receive(struct dump *dump, CriuResp **out, struct err *err)
 {
-    int error = criu_receive(dump->worker.socket, dump->worker.pid, STALL_MS, out, err);
+    int error = criu_receive(&dump->worker, dump->worker.pid, STALL_MS, out, err);
     dump->given_up = error == -ETIMEDOUT || error == -ESRCH;
     if (error == -EPIPE)
         return explain(dump, "the dump failed", NULL, err);

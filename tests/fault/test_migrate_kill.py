@@ -448,7 +448,7 @@ def case_at(directory):
 
 def test_two_at_once(case_at):
     """The second is told, and does not wait."""
-    case = case_at("migrate:ready", "migrate")
+    case = case_at("migrate:hold", "migrate")
     begun = time.monotonic()
     done = case.moving.migrate(via=case.hosts.via("b", "--images", case.stores["b"]))
     assert done.returncode == 1 and "is just being migrated" in done.stderr

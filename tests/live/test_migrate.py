@@ -61,45 +61,52 @@ def tell(what, gaps):
           f"{min(gaps) * 1000:.0f} to {max(gaps) * 1000:.0f} ms")
 
 
-
 # ---- clients ----
 
-class RedisLoad(threading.Thread):
+class Checking(threading.Thread):
+    """A client that checks what it gets over a connection."""
+
+    def __init__(self, connection):
+        super().__init__(daemon=True)
+        self.connection = connection
+        self.count, self.longest_gap, self.failure = 0, 0.0, None
+        connection.settimeout(60)
+
+    def gap_after(self, more):
+        """The longest since the last time, in seconds, once so many more have come."""
+        before = self.count
+        wait_for(lambda: self.failure or self.count >= before + more, "the client to go on")
+        assert not self.failure
+        gap, self.longest_gap = self.longest_gap, 0.0
+        return gap
+
+
+class RedisLoad(Checking):
     """INCR at full speed over one connection, many under way at once; each reply checked."""
 
     BATCH = 32
 
     def __init__(self, hosts):
-        super().__init__(daemon=True)
-        self.connection = hosts.connect()
-        self.replies, self.longest_gap, self.failure = 0, 0.0, None
+        super().__init__(hosts.connect())
         self.over = False
         self.start()
 
     def run(self):
         request = b"INCR counted\r\n" * self.BATCH
         answers = self.connection.makefile("rb")
-        self.connection.settimeout(60)
         try:
             while not self.over:
                 begun = time.monotonic()
                 self.connection.sendall(request)
                 for _ in range(self.BATCH):
                     line = answers.readline()
-                    if line != b":%d\r\n" % (self.replies + 1):
-                        self.failure = f"{line} after {self.replies}"
+                    if line != b":%d\r\n" % (self.count + 1):
+                        self.failure = f"{line} after {self.count}"
                         return
-                    self.replies += 1
+                    self.count += 1
                 self.longest_gap = max(self.longest_gap, time.monotonic() - begun)
         except OSError as error:
             self.failure = repr(error)
-
-    def gap_after(self, replies=500):
-        before = self.replies
-        wait_for(lambda: self.failure or self.replies >= before + replies, "redis to answer")
-        assert not self.failure
-        gap, self.longest_gap = self.longest_gap, 0.0
-        return gap
 
     def stop(self):
         self.over = True
@@ -116,15 +123,12 @@ def redis_ask(connection, *words):
     return answer.read(int(line[1:]) + 2)[:-2] if line.startswith(b"$") else line
 
 
-class Lines(threading.Thread):
+class Lines(Checking):
     """Reads lines that must be numbered without a gap: what a server streams."""
 
     def __init__(self, connection, request, pattern):
-        super().__init__(daemon=True)
-        self.connection = connection
+        super().__init__(connection)
         self.pattern = re.compile(pattern)
-        self.count, self.longest_gap, self.failure = 0, 0.0, None
-        connection.settimeout(60)
         connection.sendall(request)
         self.start()
 
@@ -145,13 +149,6 @@ class Lines(threading.Thread):
         except (OSError, ValueError) as error:
             self.failure = repr(error)
 
-    def gap_after(self, lines=20):
-        before = self.count
-        wait_for(lambda: self.failure or self.count >= before + lines, "the stream to go on")
-        assert not self.failure
-        gap, self.longest_gap = self.longest_gap, 0.0
-        return gap
-
 
 # ---- the issue's three ----
 
@@ -165,15 +162,15 @@ def test_redis_under_load(moving, hosts):
     digest = redis_ask(other, b"GET", b"k:59999")
     hosts.watch_refusals()
     load = RedisLoad(hosts)
-    load.gap_after()
-    gaps = there_and_back(moving, load.gap_after)
+    load.gap_after(500)
+    gaps = there_and_back(moving, lambda: load.gap_after(500))
     assert redis_ask(other, b"GET", b"k:59999") == digest
     assert redis_ask(other, b"DBSIZE") == b":60001"
     load.stop()
-    assert redis_ask(other, b"GET", b"counted") == b"%d" % load.replies
+    assert redis_ask(other, b"GET", b"counted") == b"%d" % load.count
     assert hosts.refusals() == [0, 0, 0]
     other.close()
-    tell(f"redis, 64 MB, {load.replies} replies", gaps)
+    tell(f"redis, 64 MB, {load.count} replies", gaps)
     moving.end()
 
 
@@ -232,13 +229,13 @@ def test_node_keep_alive_and_events(moving, hosts):
     hosts.watch_refusals()
     events = Lines(hosts.connect(), b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n", rb"data: (\d+)")
     requests = KeepAlive(hosts.connect())
-    events.gap_after()
+    events.gap_after(20)
 
     def check():
         before = requests.replies
         wait_for(lambda: requests.failure or requests.replies > before + 20, "node to answer")
         assert not requests.failure
-        return events.gap_after()
+        return events.gap_after(20)
     gaps = there_and_back(moving, check)
     requests.stop()
     assert hosts.refusals() == [0, 0, 0] and requests.failure is None
@@ -262,8 +259,8 @@ def test_python_slow_download(moving, hosts):
     listening(hosts)
     hosts.watch_refusals()
     download = Lines(hosts.connect(), b"", rb"(\d{8}) x{5000}$")
-    download.gap_after()
-    gaps = there_and_back(moving, download.gap_after)
+    download.gap_after(20)
+    gaps = there_and_back(moving, lambda: download.gap_after(20))
     assert hosts.refusals() == [0, 0, 0]
     tell(f"python, {download.count * 5010 / 1e6:.1f} MB", gaps)
     moving.end()

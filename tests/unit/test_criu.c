@@ -99,6 +99,18 @@ static void wait_for_the_dead(int socket)
     _exit(0);
 }
 
+static void respond_and_die(int socket)
+{
+    respond(socket);
+    _exit(0);
+}
+
+static void die(int socket)
+{
+    (void)socket;
+    _exit(1);
+}
+
 static int receive_from(void (*role)(int socket), int stall_ms, struct err *err)
 {
     int sockets[2];
@@ -108,11 +120,14 @@ static int receive_from(void (*role)(int socket), int stall_ms, struct err *err)
     if (child == 0)
         role(sockets[1]);
     CriuResp *response = NULL;
-    int error = criu_receive(sockets[0], child, stall_ms, &response, err);
+    struct criu_worker worker = {
+        .pid = child, .pidfd = proc_pidfd_open(child), .socket = sockets[0]};
+    int error = criu_receive(&worker, child, stall_ms, &response, err);
     if (!error)
         criu_resp__free_unpacked(response, NULL);
     kill(child, SIGKILL);
     assert_int_equal(waitpid(child, NULL, 0), child);
+    close(worker.pidfd);
     close(sockets[0]);
     close(sockets[1]);
     return error;
@@ -140,12 +155,29 @@ static void test_a_wait_that_cannot_end_is_given_up(void **state)
     assert_int_equal(receive_from(wait_for_the_dead, 20 * STALL_MS, &err), -ESRCH);
 }
 
+/* Processes that it has made have its socket, too: here it is we. */
+static void test_a_death_is_noticed_where_others_have_the_socket(void **state)
+{
+    (void)state;
+    struct err err;
+    assert_int_equal(receive_from(die, 60 * STALL_MS, &err), -EPIPE);
+}
+
+static void test_what_was_said_before_a_death_is_heard(void **state)
+{
+    (void)state;
+    struct err err;
+    assert_int_equal(receive_from(respond_and_die, 60 * STALL_MS, &err), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_child_that_works_is_progress),
         cmocka_unit_test(test_a_stall_is_given_up),
         cmocka_unit_test(test_a_wait_that_cannot_end_is_given_up),
+        cmocka_unit_test(test_a_death_is_noticed_where_others_have_the_socket),
+        cmocka_unit_test(test_what_was_said_before_a_death_is_heard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
